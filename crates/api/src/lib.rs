@@ -1,0 +1,101 @@
+//! The public HTTP API: one trait per resource without bodies, an axum router generic over them, the
+//! types' OpenAPI document, and the one place where an error becomes an HTTP answer.
+//!
+//! Handlers unpack, make one call, convert. Deliberately absent: what a verb means (that is control's),
+//! sockets (the server crate listens), any state besides the implementation that the router is given.
+//!
+//! A call's future is dropped when its client goes away. What must end once begun belongs to a task of
+//! the implementation, not to the future.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::extract::MatchedPath;
+use axum::middleware::{from_fn, from_fn_with_state};
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use http::Method;
+use nullspace_types::key::Principal;
+use nullspace_types::{Code, Error, Result};
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
+use utoipa_axum::router::OpenApiRouter;
+
+mod drain;
+pub mod error;
+pub mod file;
+pub mod health;
+mod json_stream;
+mod middleware;
+pub mod not_built;
+mod openapi;
+pub mod process;
+mod request;
+pub mod sandbox;
+pub mod template;
+
+use crate::error::Failure;
+use crate::middleware::{REQUEST_ID, SERVER_TIMING};
+
+pub use file::FileApi;
+pub use health::HealthApi;
+pub use process::ProcessApi;
+pub use sandbox::SandboxApi;
+pub use template::TemplateApi;
+
+/// Bytes that come in pieces. An error ends the stream; what came before it is not whole.
+pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
+
+/// Finds out who asks, before anything else of a request is read.
+#[async_trait]
+pub trait Authenticate: Clone + Send + Sync + 'static {
+    /// Judges the `Authorization` header as it stands; `None` if there is none or it is not ASCII.
+    /// Everything that does not prove a principal is
+    /// [`Code::Unauthorized`](nullspace_types::Code::Unauthorized).
+    async fn authenticate(&self, authorization: Option<&str>) -> Result<Principal>;
+}
+
+/// All that the API needs.
+pub trait Api: SandboxApi + ProcessApi + FileApi + TemplateApi + HealthApi + Authenticate {}
+
+impl<A: SandboxApi + ProcessApi + FileApi + TemplateApi + HealthApi + Authenticate> Api for A {}
+
+/// The whole API over an implementation of it.
+pub fn router<A: Api>(api: A) -> Router {
+    let (routes, _) = documented().split_for_parts();
+    not_built::add(routes)
+        .fallback(async || Failure(Error::new(Code::NotFound, "no such route")))
+        .method_not_allowed_fallback(async |method: Method, path: MatchedPath| {
+            let text = format!("{} does not have the method {method}", path.as_str());
+            Failure(Error::new(Code::MethodNotAllowed, text))
+        })
+        .layer(from_fn_with_state(api.clone(), middleware::authenticate::<A>))
+        .layer(cors())
+        .layer(from_fn(middleware::observe))
+        .with_state(api)
+}
+
+/// The OpenAPI document of the routes that are built.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    openapi::document()
+}
+
+/// The routes that are built, with what is said about them.
+fn documented<A: Api>() -> OpenApiRouter<A> {
+    OpenApiRouter::new()
+        .merge(sandbox::routes())
+        .merge(process::routes())
+        .merge(file::routes())
+        .merge(template::routes())
+        .merge(health::routes())
+}
+
+/// Any page may call the API: what authorises is the key, and a browser adds none by itself.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([REQUEST_ID, SERVER_TIMING, http::header::RETRY_AFTER])
+        .max_age(Duration::from_secs(3600))
+}

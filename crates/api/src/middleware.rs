@@ -1,0 +1,106 @@
+//! What stands around every route: an ID, a span, the clock, panics turned into answers, errors written
+//! out; and, inside of it, authentication.
+//!
+//! Nothing here logs headers, queries or bodies: they hold secrets.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use http::{HeaderName, HeaderValue};
+use http_body_util::BodyExt;
+use nullspace_types::Error;
+use nullspace_types::id::RequestId;
+use tracing::Instrument;
+
+use crate::Authenticate;
+use crate::drain::Drain;
+use crate::error::{self, Failure};
+
+/// The header with the request's ID.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Where the time went, in milliseconds.
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Microseconds of the answer that the guest took; a handler puts it into the answer's extensions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GuestTime(pub u64);
+
+/// The outermost layer.
+pub(crate) async fn observe(request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = RequestId::new();
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let path = path.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let span = tracing::info_span!("request", %id, method = %request.method(), path);
+    let expects = request.headers().contains_key(http::header::EXPECT);
+    let request = request.map(|body| Body::new(Drain::new(body, expects)));
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
+    let _entered = span.enter();
+    let response = answer.unwrap_or_else(|panic| Failure(panicked(panic.as_ref())).into_response());
+    let mut response = error::write(response, id);
+    let total = begun.elapsed();
+    let guest = response.extensions_mut().remove::<GuestTime>();
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, HeaderValue::from_str(&id.to_string()).expect("an ID is ASCII"));
+    let mut timing = format!("total;dur={:.3}", total.as_secs_f64() * 1e3);
+    if let Some(GuestTime(micros)) = guest {
+        timing.insert_str(0, &format!("guest;dur={:.3}, ", micros as f64 / 1e3));
+    }
+    headers.insert(SERVER_TIMING, HeaderValue::from_str(&timing).expect("digits are ASCII"));
+    let (status, duration_us) = (response.status().as_u16(), total.as_micros() as u64);
+    match path {
+        // Asked every few seconds by whatever watches the server.
+        "/healthz" => tracing::debug!(status, duration_us, "answered"),
+        _ => tracing::info!(status, duration_us, "answered"),
+    }
+    response.map(|body| log_break(body, span.clone()))
+}
+
+/// Authentication: before path, query and body are looked at, and for routes that do not exist as well.
+pub(crate) async fn authenticate<A: Authenticate>(
+    State(api): State<A>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if needs_key(request.uri().path()) {
+        let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        match api.authenticate(header).await {
+            Ok(principal) => request.extensions_mut().insert(principal),
+            Err(error) => return Failure(error).into_response(),
+        };
+    }
+    next.run(request).await
+}
+
+fn needs_key(path: &str) -> bool {
+    path.strip_prefix("/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Error::internal(format!("a handler panicked: {}", text.unwrap_or("no message")))
+}
+
+/// Logs an error in the midst of a body: the status is long sent, the connection is all that can be
+/// broken.
+fn log_break(body: Body, span: tracing::Span) -> Body {
+    if http_body::Body::size_hint(&body).exact().is_some() {
+        return body;
+    }
+    Body::new(body.map_err(move |failure| {
+        let _entered = span.enter();
+        let source = std::error::Error::source(&failure).and_then(|source| source.downcast_ref::<Error>());
+        match source {
+            Some(error) => error::log(error),
+            None => tracing::debug!(%failure, "refused"),
+        }
+        tracing::debug!("the answer was broken off before its end");
+        failure
+    }))
+}

@@ -1,0 +1,110 @@
+//! What `sandbox exec` needs before parsing. Our own options may stand before or after the command
+//! to run (programs put them last), and the command's own options belong to the command. So
+//! everything behind the command that is not one of our options is moved behind a `--`.
+//!
+//! Which options are ours is read from the parser's own definition, never listed twice.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::Command;
+
+/// The same arguments, unambiguous for the parser. Anything but `sandbox exec` is left alone.
+pub(crate) fn reorder(argv: Vec<OsString>, root: &Command) -> Vec<OsString> {
+    let Some((start, exec)) = find_exec(&argv, root) else { return argv };
+    let mut options = Vec::new();
+    let mut positionals: Vec<&OsString> = Vec::new();
+    let mut rest = argv[start..].iter();
+    while let Some(argument) = rest.next() {
+        // The sandbox and the command come first; until then an unknown option is a mistake.
+        let in_command = positionals.len() >= 2;
+        if argument == "--" {
+            positionals.extend(rest.by_ref());
+        } else if let Some(option) = ours(exec, argument) {
+            options.push(argument);
+            if option.takes_next_value {
+                options.extend(rest.next());
+            }
+        } else if !in_command && is_option(argument) {
+            return argv;
+        } else {
+            positionals.push(argument);
+        }
+    }
+    let separator = OsString::from("--");
+    let parts = [options, vec![&separator], positionals];
+    argv[..start].iter().chain(parts.into_iter().flatten()).cloned().collect()
+}
+
+/// Where the arguments of `sandbox exec` begin, and its definition.
+fn find_exec<'a>(argv: &[OsString], root: &'a Command) -> Option<(usize, &'a Command)> {
+    let mut at = 1;
+    while let Some(option) = argv.get(at).and_then(|argument| ours(root, argument)) {
+        at += if option.takes_next_value { 2 } else { 1 };
+    }
+    let named = |at: usize, name: &str| argv.get(at).is_some_and(|argument| argument == name);
+    (named(at, "sandbox") && named(at + 1, "exec")).then_some(())?;
+    let exec = root.find_subcommand("sandbox")?.find_subcommand("exec")?;
+    Some((at + 2, exec))
+}
+
+struct Ours {
+    takes_next_value: bool,
+}
+
+fn ours(command: &Command, argument: &OsStr) -> Option<Ours> {
+    let long = argument.to_str()?.strip_prefix("--")?;
+    let (name, has_value) = match long.split_once('=') {
+        Some((name, _)) => (name, true),
+        None => (long, false),
+    };
+    let option = command.get_arguments().find(|option| option.get_long() == Some(name))?;
+    Some(Ours { takes_next_value: option.get_action().takes_values() && !has_value })
+}
+
+fn is_option(argument: &OsStr) -> bool {
+    argument.len() > 1 && argument.as_encoded_bytes().starts_with(b"-")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::commands::Root;
+
+    fn reordered(line: &str) -> String {
+        let argv = line.split(' ').map(OsString::from).collect();
+        let out = reorder(argv, &Root::command());
+        out.iter().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn our_options_are_found_behind_the_command_and_its_own_are_left_to_it() {
+        let cases = [
+            ("nullspace sandbox exec sb_1 ls -la /tmp --json", "--json -- sb_1 ls -la /tmp"),
+            ("nullspace sandbox exec sb_1 ls --help", "-- sb_1 ls --help"),
+            (
+                "nullspace sandbox exec --timeout 5 sb_1 sleep 9 --cwd=/",
+                "--timeout 5 --cwd=/ -- sb_1 sleep 9",
+            ),
+            ("nullspace sandbox exec sb_1 -- git --json", "-- sb_1 git --json"),
+            ("nullspace --output-version v1 sandbox exec sb_1 a -x --env K=V", "--env K=V -- sb_1 a -x"),
+        ];
+        for (line, expected) in cases {
+            assert!(reordered(line).ends_with(&format!("sandbox exec {expected}")), "{}", reordered(line));
+        }
+    }
+
+    #[test]
+    fn everything_else_is_left_as_it_is() {
+        for line in [
+            "nullspace sandbox exec --help",
+            "nullspace sandbox exec --nonsense sb_1 ls",
+            "nullspace sandbox list --json",
+            "nullspace exec sandbox -x",
+            "nullspace",
+        ] {
+            assert_eq!(reordered(line), line);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Values that several commands take in the same form.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::failure::Failure;
+
+/// `KEY=VALUE`.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+/// A JSON object as the value of an option.
+pub(crate) fn object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("expected a JSON object: {error}"))
+}
+
+/// Seconds, as milliseconds.
+pub(crate) fn seconds(text: &str) -> Result<i64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    // Whether it is in bounds is the server's to say; beyond this it is no number of seconds.
+    if !(-1e12..=1e12).contains(&seconds) {
+        return Err("expected a number of seconds".to_owned());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "checked just above")]
+    Ok((seconds * 1000.0).round() as i64)
+}
+
+/// Names separated by commas: trimmed, each once, in their order.
+pub(crate) fn fields(text: &str) -> Result<Vec<String>, String> {
+    let mut fields: Vec<String> = Vec::new();
+    for field in text.split(',').map(str::trim).filter(|field| !field.is_empty()) {
+        if !fields.iter().any(|known| known == field) {
+            fields.push(field.to_owned());
+        }
+    }
+    if fields.is_empty() { Err("expected at least one field".to_owned()) } else { Ok(fields) }
+}
+
+/// A JSON object and pairs beside it; a pair wins over the object.
+pub(crate) fn merged(json: Option<Map<String, Value>>, pairs: Vec<(String, String)>) -> Map<String, Value> {
+    let mut map = json.unwrap_or_default();
+    map.extend(pairs.into_iter().map(|(key, value)| (key, Value::String(value))));
+    map
+}
+
+/// As [`merged`], for environments: every value is text.
+pub(crate) fn merged_text(
+    option: &str,
+    json: Option<Map<String, Value>>,
+    pairs: Vec<(String, String)>,
+) -> Result<BTreeMap<String, String>, Failure> {
+    merged(json, pairs)
+        .into_iter()
+        .map(|(key, value)| match value {
+            Value::String(text) => Ok((key, text)),
+            _ => Err(Failure::usage(format!("{option}: the value of {key:?} must be a string"))),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_trimmed_and_named_once() {
+        assert_eq!(fields(" id, status,,id ").unwrap(), ["id", "status"]);
+        assert!(fields(" , ").is_err());
+    }
+
+    #[test]
+    fn seconds_become_milliseconds() {
+        assert_eq!(seconds("300"), Ok(300_000));
+        assert_eq!(seconds("0.25"), Ok(250));
+        for text in ["", "abc", "nan", "inf", "1e300"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The only place that writes to the terminal or to a pipe. Data goes to standard output, all else
+//! to standard error. Colours and movement are for terminals alone, and nothing is said by colour
+//! alone.
+//!
+//! Text that came from a sandbox or a server is shown with its control characters escaped, so that
+//! the name of a file cannot drive the terminal. The exceptions are the output of a command and
+//! the content of a file, which are passed on byte for byte: that is what they were asked for.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use owo_colors::OwoColorize;
+use serde::Serialize;
+
+/// How a cell of a table is to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Plain,
+    Good,
+    Bad,
+    Faint,
+}
+
+/// One cell of a table.
+pub(crate) struct Cell {
+    text: String,
+    mood: Mood,
+}
+
+impl Cell {
+    pub(crate) fn new(text: impl Display) -> Self {
+        Self::with(text, Mood::Plain)
+    }
+
+    pub(crate) fn with(text: impl Display, mood: Mood) -> Self {
+        Self { text: escaped(&text.to_string()), mood }
+    }
+}
+
+/// Indented by two, as one document.
+pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    bytes(&text)
+}
+
+/// Exactly these bytes to standard output.
+pub(crate) fn bytes(data: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(data)?;
+    out.flush()
+}
+
+/// Exactly these bytes to standard error.
+pub(crate) fn error_bytes(data: &[u8]) -> io::Result<()> {
+    io::stderr().lock().write_all(data)
+}
+
+/// One line to standard output.
+pub(crate) fn line(text: impl Display) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "{}", escaped(&text.to_string()))?;
+    out.flush()
+}
+
+/// Cells separated by tabs, for programs that read lines.
+pub(crate) fn row<I: IntoIterator<Item: Display>>(cells: I) -> io::Result<()> {
+    let cells: Vec<_> = cells.into_iter().map(|cell| escaped(&cell.to_string())).collect();
+    bytes(format!("{}\n", cells.join("\t")).as_bytes())
+}
+
+/// A text of our own, of several lines, to standard output.
+pub(crate) fn page(text: &str) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Columns as wide as their widest cell, under a heading.
+pub(crate) fn table(headings: &[&str], rows: &[Vec<Cell>]) -> io::Result<()> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
+        cells.chain(headings.get(column).map(|heading| heading.len())).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    // The last column needs no padding: lines end where their text ends.
+    let pad = |column: usize, text: &str| match widths.len() - 1 {
+        last if column == last => text.to_owned(),
+        _ => format!("{text:<width$}  ", width = widths[column]),
+    };
+    let mut out = anstream::stdout().lock();
+    for (column, heading) in headings.iter().enumerate() {
+        write!(out, "{}", pad(column, heading).bold())?;
+    }
+    writeln!(out)?;
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let text = pad(column, &cell.text);
+            match cell.mood {
+                Mood::Plain => write!(out, "{text}")?,
+                Mood::Good => write!(out, "{}", text.green())?,
+                Mood::Bad => write!(out, "{}", text.red())?,
+                Mood::Faint => write!(out, "{}", text.dimmed())?,
+            }
+        }
+        writeln!(out)?;
+    }
+    out.flush()
+}
+
+/// A remark beside the data, on standard error.
+pub(crate) fn note(text: impl Display) -> io::Result<()> {
+    let mut out = anstream::stderr().lock();
+    writeln!(out, "{}", escaped(&text.to_string()))
+}
+
+/// `error:`, and under it what to do and how to find out more, on standard error.
+pub(crate) fn error(message: &str, hint: Option<&str>, more: Option<&str>) -> io::Result<()> {
+    let mut out = anstream::stderr().lock();
+    writeln!(out, "{} {}", "error:".red().bold(), escaped_lines(message))?;
+    if let Some(hint) = hint {
+        writeln!(out, "{} {}", "hint:".cyan().bold(), escaped_lines(hint))?;
+    }
+    if let Some(more) = more {
+        writeln!(out, "{}", escaped_lines(more).dimmed())?;
+    }
+    Ok(())
+}
+
+/// What the parser says about a wrong command line, in its own colours, on standard error.
+pub(crate) fn usage(error: &clap::Error) -> io::Result<()> {
+    let mut out = anstream::stderr().lock();
+    write!(out, "{}", error.render().ansi())
+}
+
+/// Help and version: what was asked for, so standard output.
+pub(crate) fn help(text: &clap::Error) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    write!(out, "{}", text.render().ansi())?;
+    out.flush()
+}
+
+/// Whether a person is there to read what is written to standard error.
+pub(crate) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Something that takes its time. Seen on a terminal only, and gone when dropped.
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    pub(crate) fn start(doing: &str) -> Self {
+        let bar = if is_watched() {
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+        } else {
+            ProgressBar::hidden()
+        };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.set_message(doing.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Control characters as their escapes: `\n`, `\u{1b}`.
+fn escaped(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
+
+fn escaped_lines(text: &str) -> String {
+    text.lines().map(escaped).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_of_others_do_not_reach_the_terminal() {
+        assert_eq!(escaped("a\u{1b}[31mb\nc\u{9b}ä"), "a\\u{1b}[31mb\\nc\\u{9b}ä");
+        assert_eq!(escaped_lines("one\ntwo\u{7}"), "one\ntwo\\u{7}");
+    }
+}

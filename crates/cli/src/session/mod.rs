@@ -1,0 +1,58 @@
+//! The setting in which a client command runs: one configured client, one small runtime, and what
+//! happens while it waits: a sign of life on a terminal, and Ctrl-C.
+
+pub(crate) mod stdin;
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use nullspace_client::{Client, Config, Explicit};
+
+use crate::failure::{Failure, Outcome};
+use crate::printer::Progress;
+
+/// Shorter waits need no sign of life.
+const PATIENCE: Duration = Duration::from_millis(800);
+
+/// Runs a command against the configured server.
+pub(crate) fn run<F: Future<Output = Outcome>>(command: impl FnOnce(Client) -> F) -> Outcome {
+    let client = Client::new(Config::resolve(Explicit::default())?)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::io("start the runtime"))?;
+    let outcome = runtime.block_on(command(client));
+    // A read of standard input may still be waiting for a person; do not wait with it.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Waits for the server, visibly. `left` is what may exist when a person does not wait for it.
+pub(crate) async fn wait<T, E: Into<Failure>>(
+    doing: &str,
+    left: Option<&str>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Failure> {
+    let mut work = pin!(work);
+    let mut interrupt = pin!(tokio::signal::ctrl_c());
+    let interrupted = || Failure::Interrupted { left: left.map(str::to_owned) };
+    tokio::select! {
+        done = &mut work => return done.map_err(Into::into),
+        _ = &mut interrupt => return Err(interrupted()),
+        () = tokio::time::sleep(PATIENCE) => {}
+    }
+    let _progress = Progress::start(doing);
+    tokio::select! {
+        done = &mut work => done.map_err(Into::into),
+        _ = &mut interrupt => Err(interrupted()),
+    }
+}
+
+/// Waits for a person or a pipe, so without a sign of life; Ctrl-C still ends it.
+pub(crate) async fn quietly<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted { left: None }),
+    }
+}

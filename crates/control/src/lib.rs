@@ -1,0 +1,82 @@
+//! What each verb of the API means. [`Control`] holds the store, the node and one driver task per living
+//! sandbox; `<resource>.rs` has the verbs, `driver` the life of a sandbox, `reconcile` the repair of what
+//! crashes leave.
+//!
+//! Who owns what: a sandbox's driver owns its record and all writes of it; the rules are in `domain`; the
+//! node owns its machines. Deliberately absent: HTTP, SQL, keys and their checking (whoever calls says for
+//! which tenant), and how machines are made.
+
+mod access;
+pub mod clock;
+mod driver;
+mod file;
+mod keys;
+mod making;
+mod process;
+mod reconcile;
+mod record;
+mod registry;
+mod sandbox;
+mod shared;
+mod template;
+
+use std::sync::Arc;
+
+use nullspace_domain::Limits;
+use nullspace_node_api::{Node, Report};
+use nullspace_store::Store;
+use nullspace_types::{Error, Result};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use clock::{Clock, SystemClock};
+pub use process::{Execution, Logs};
+
+use shared::Shared;
+
+/// The control plane. Clones are the same one.
+#[derive(Clone)]
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+impl Control {
+    /// Takes over what stands in the store and what runs on the node, and begins to work. From here on all
+    /// writes of sandboxes are this one's.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        node: Arc<dyn Node>,
+        reports: mpsc::Receiver<Report>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+    ) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            store,
+            node,
+            clock,
+            limits,
+            registry: Default::default(),
+            keys: Default::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        reconcile::at_start(&shared).await?;
+        shared.tasks.spawn(reconcile::reports(shared.clone(), reports));
+        shared.tasks.spawn(reconcile::sweep_keys(shared.clone()));
+        Ok(Self { shared })
+    }
+
+    /// Ok when a sandbox could be created now.
+    pub async fn health(&self) -> Result<()> {
+        self.shared.store.ping().await.map_err(Error::from)?;
+        self.shared.node.ready().await
+    }
+
+    /// Ends every task. Machines keep running; what was under way is taken up by the next start.
+    pub async fn stop(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}

@@ -1,0 +1,69 @@
+//! The two long calls that a driver makes to the node: for a machine, and for its end. Each is a task
+//! that the driver owns, bounded in time, and each leaves nothing behind when it fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nullspace_node_api::{Machine, MachineSpec, Node};
+use nullspace_types::id::SandboxId;
+use nullspace_types::{Code, Error, Result};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+/// How long a create may go on after the node has said that nothing of its machine is left.
+const CANCEL_GRACE: Duration = Duration::from_secs(10);
+/// How long one call for a machine's end may take before it is made again.
+const DESTROY_LIMIT: Duration = Duration::from_secs(60);
+/// Between two such calls: from the first to the second of these, doubling.
+const DESTROY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// Asks the node for a machine until `limit`, or until `cancel`. When this fails, nothing of the machine
+/// is left.
+pub(crate) async fn make_machine(
+    node: Arc<dyn Node>,
+    spec: MachineSpec,
+    limit: Duration,
+    cancel: CancellationToken,
+) -> Result<Machine> {
+    let id = spec.sandbox_id;
+    let maker = node.clone();
+    // A task, because the call must not be dropped half-way when its time is over: first the node ends
+    // what it is making, then the call ends by itself.
+    let mut call = AbortOnDropHandle::new(tokio::spawn(async move { maker.machine_create(spec).await }));
+    let why = tokio::select! {
+        made = &mut call => return made.unwrap_or_else(|panic| Err(Error::internal(panic))),
+        () = cancel.cancelled() => {
+            Error::new(Code::SandboxNotFound, format!("sandbox {id} was destroyed while it was being created"))
+        }
+        () = sleep(limit) => {
+            let message = format!("the sandbox's machine was not made within {} seconds", limit.as_secs());
+            Error::new(Code::Unavailable, message).suggest("try again; if it happens again, look at the server's log")
+        }
+    };
+    end_machine(&*node, id).await;
+    if timeout(CANCEL_GRACE, &mut call).await.is_err() {
+        tracing::warn!(sandbox = %id, "the node still makes a machine that it has said to be gone; giving up on it");
+    }
+    drop(call);
+    // What the call made between the two is ended here.
+    end_machine(&*node, id).await;
+    Err(why)
+}
+
+/// Tells the node to end a machine, until it has.
+pub(crate) async fn end_machine(node: &dyn Node, id: SandboxId) {
+    let mut pause = DESTROY_PAUSES.0;
+    loop {
+        match timeout(DESTROY_LIMIT, node.machine_destroy(id)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) if error.code == Code::SandboxNotFound => return,
+            Ok(Err(error)) => {
+                tracing::warn!(sandbox = %id, %error, context = error.context, "the machine could not be ended; trying again");
+            }
+            Err(_) => tracing::warn!(sandbox = %id, "the machine takes long to end; asking again"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(DESTROY_PAUSES.1);
+    }
+}

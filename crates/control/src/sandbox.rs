@@ -1,0 +1,244 @@
+//! What can be done with sandboxes: create, list, get, destroy, set the window, read metrics. Changes go
+//! to the sandbox's driver; nothing here writes to the store.
+
+use std::time::Duration;
+
+use nullspace_domain::lifecycle::State;
+use nullspace_domain::sandbox::{key_reused, validate, validate_timeout};
+use nullspace_domain::sandbox_list::{self, ListSpec, PAGE_MAX};
+use nullspace_store::idempotency::Idempotency;
+use nullspace_store::sandbox::{DesiredState, ObservedState, SandboxFilter, SandboxRow, StateFilter};
+use nullspace_types::id::{SandboxId, TenantId};
+use nullspace_types::sandbox::{
+    Sandbox, SandboxCreate, SandboxDestroyed, SandboxGetQuery, SandboxList, SandboxListQuery, SandboxMetrics,
+    SandboxPage, SandboxStatus, SandboxTimeout, SandboxTimeoutSet,
+};
+use nullspace_types::{Code, Error, Result};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use crate::access::answered;
+use crate::driver::{Begin, Driver};
+use crate::keys::Begun;
+use crate::record::{Record, Unborn, View, sandbox, status};
+use crate::registry::{Entry, Message};
+use crate::{Control, access};
+
+/// How long the repetition of a request waits for the first one's result.
+const REPLAY_WAIT: Duration = Duration::from_secs(25);
+/// How long a destroy waits for its end.
+const DESTROY_WAIT: Duration = Duration::from_secs(25);
+/// Most sandboxes in a list without any query.
+const BARE_LIST_MAX: usize = 10_000;
+
+/// How a create ended that did not fail.
+enum Created {
+    New(Box<Sandbox>),
+    /// The store knows the key from before.
+    Before(SandboxId),
+}
+
+fn in_progress(what: &str) -> Error {
+    Error::new(Code::TransitionInProgress, what).suggest("repeat the request in a few seconds")
+}
+
+pub(crate) fn stopping() -> Error {
+    Error::new(Code::Unavailable, "the server is stopping").suggest("repeat the request in a few seconds")
+}
+
+/// Waits for the end of a create. The create does not depend on who waits.
+async fn created(mut seen: watch::Receiver<View>) -> Result<Created> {
+    let decided = seen.wait_for(|view| {
+        view.unborn.is_some() || !matches!(view.record.state, State::Absent | State::Creating { .. })
+    });
+    let view = decided.await.map_err(|_| stopping())?.clone();
+    match view.unborn {
+        None => Ok(Created::New(Box::new(view.record.shown()))),
+        Some(Unborn::Failed(error)) => Err(error),
+        Some(Unborn::Existing(row)) => Ok(Created::Before(row.id)),
+    }
+}
+
+fn filter(spec: &ListSpec) -> SandboxFilter {
+    let states = spec.statuses.iter().filter_map(|status| {
+        let (desired, observed) = match status {
+            SandboxStatus::Creating => (DesiredState::Running, Some(ObservedState::None)),
+            SandboxStatus::Running => (DesiredState::Running, Some(ObservedState::Running)),
+            SandboxStatus::Error => (DesiredState::Running, Some(ObservedState::Lost)),
+            SandboxStatus::Destroyed => (DesiredState::Destroyed, None),
+            // There is no such state yet.
+            SandboxStatus::Paused => return None,
+        };
+        Some(StateFilter { desired, observed })
+    });
+    SandboxFilter {
+        states: Some(states.collect()),
+        template: spec.template.clone(),
+        metadata: spec.metadata.clone(),
+        after: spec.after,
+        limit: spec.limit,
+    }
+}
+
+fn project(rows: &[SandboxRow], spec: &ListSpec) -> Result<Vec<Value>> {
+    rows.iter().map(|row| sandbox_list::project(&sandbox(row), spec.fields.as_deref())).collect()
+}
+
+impl Control {
+    /// Makes a sandbox and answers it running. Once begun, a create goes on to its end whether or not the
+    /// caller waits. A key makes at most one sandbox: who comes with it again gets the same, and a create
+    /// that fails frees its key, so that the same request may be made again.
+    pub async fn sandbox_create(
+        &self,
+        tenant_id: TenantId,
+        idempotency_key: Option<String>,
+        request: SandboxCreate,
+    ) -> Result<Sandbox> {
+        let shared = &self.shared;
+        let request_hash: [u8; 32] =
+            Sha256::digest(serde_json::to_vec(&request).map_err(Error::internal)?).into();
+        let spec = validate(request, &shared.limits)?;
+        let template = self.template(&spec.template).await?;
+        let disk_mb = template.disk_mb.max(spec.disk_mb.unwrap_or(0));
+        let record = Record::new(tenant_id, spec, disk_mb, shared.clock.now());
+        let Some(key) = idempotency_key else {
+            return match created(Driver::start(shared, record, Begin::Create(None))).await? {
+                Created::New(sandbox) => Ok(*sandbox),
+                Created::Before(id) => Err(Error::internal(format!("{id} was found without a key"))),
+            };
+        };
+        let this = Begun { request_hash, sandbox_id: record.row.id };
+        let idempotency = Idempotency { operation: "sandbox_create", key: key.clone(), request_hash };
+        let mut seen = None;
+        let before = shared.keys.begin(&(tenant_id, key), this, || {
+            seen = Some(Driver::start(shared, record, Begin::Create(Some(idempotency))));
+        });
+        match (before, seen) {
+            (None, Some(seen)) => match created(seen).await? {
+                Created::New(sandbox) => Ok(*sandbox),
+                Created::Before(id) => self.replay(tenant_id, id).await,
+            },
+            (Some(other), _) if other.request_hash == request_hash => {
+                self.replay(tenant_id, other.sandbox_id).await
+            }
+            (Some(_), _) => Err(key_reused()),
+            (None, None) => Err(Error::internal("a create was neither begun nor found")),
+        }
+    }
+
+    /// The result of an earlier request with the same key.
+    async fn replay(&self, tenant_id: TenantId, mut id: SandboxId) -> Result<Sandbox> {
+        let unfinished = || in_progress("a request with this Idempotency-Key is still being worked on");
+        while let Ok(entry) = self.shared.registry.of_tenant(tenant_id, id) {
+            match timeout(REPLAY_WAIT, created(entry.view)).await.map_err(|_| unfinished())?? {
+                Created::New(sandbox) => return Ok(*sandbox),
+                Created::Before(other) => id = other,
+            }
+        }
+        // It is not living. A key whose create failed is free by now, and the request may be made again.
+        match self.shared.store.sandbox_get(tenant_id, id).await {
+            Ok(row) if row.observed.started_at.is_some() => Ok(sandbox(&row)),
+            Ok(_) | Err(nullspace_store::Error::NotFound(_)) => Err(unfinished()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lists the tenant's sandboxes, newest first: all of them without a query, a page with one.
+    pub async fn sandbox_list(
+        &self,
+        tenant_id: TenantId,
+        query: SandboxListQuery,
+        any_query: bool,
+    ) -> Result<SandboxList> {
+        let mut spec = sandbox_list::validate(&query)?;
+        if !any_query {
+            let mut items = Vec::new();
+            spec.limit = PAGE_MAX;
+            while items.len() < BARE_LIST_MAX {
+                let rows = self.shared.store.sandbox_list(tenant_id, &filter(&spec)).await?;
+                items.extend(project(&rows, &spec)?);
+                spec.after = rows.last().map(|row| row.id);
+                if rows.len() < PAGE_MAX as usize {
+                    break;
+                }
+            }
+            return Ok(SandboxList::All(items));
+        }
+        // One more than asked for tells whether there are more.
+        let filter = SandboxFilter { limit: spec.limit + 1, ..filter(&spec) };
+        let mut rows = self.shared.store.sandbox_list(tenant_id, &filter).await?;
+        let has_next = rows.len() > spec.limit as usize;
+        rows.truncate(spec.limit as usize);
+        let next_token = rows.last().filter(|_| has_next).map(|row| sandbox_list::next_token(row.id));
+        Ok(SandboxList::Page(SandboxPage { items: project(&rows, &spec)?, has_next, next_token }))
+    }
+
+    /// One sandbox, or the fields of it that the query names.
+    pub fn sandbox_get(&self, tenant_id: TenantId, id: SandboxId, query: &SandboxGetQuery) -> Result<Value> {
+        let fields = query.fields.as_deref().map(sandbox_list::fields).transpose()?;
+        let record = self.living(tenant_id, id)?.view.borrow().record.clone();
+        sandbox_list::project(&record.shown(), fields.as_deref())
+    }
+
+    /// A sandbox whose end was not asked for yet.
+    fn living(&self, tenant_id: TenantId, id: SandboxId) -> Result<Entry> {
+        let entry = self.shared.registry.of_tenant(tenant_id, id)?;
+        let gone = {
+            let view = entry.view.borrow();
+            // One that could not be written, or turned out to exist already, was never there.
+            view.unborn.is_some() || status(&view.record.row) == SandboxStatus::Destroyed
+        };
+        if gone { Err(Error::sandbox_not_found(id)) } else { Ok(entry) }
+    }
+
+    async fn ask<T>(
+        &self,
+        entry: &Entry,
+        message: impl FnOnce(oneshot::Sender<Result<T>>) -> Message,
+    ) -> Result<T> {
+        let (sender, answer) = oneshot::channel();
+        // A driver that ended meanwhile has nothing left to drive, unless the server stops.
+        let ended = || match self.shared.stop.is_cancelled() {
+            true => stopping(),
+            false => Error::sandbox_not_found(entry.view.borrow().record.row.id),
+        };
+        entry.mailbox.send(message(sender)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Destroys a sandbox, whatever it is doing, and answers when nothing of it is left. Who asks while
+    /// another's request is under way waits for the same end.
+    pub async fn sandbox_destroy(&self, tenant_id: TenantId, id: SandboxId) -> Result<SandboxDestroyed> {
+        let mut entry = self.shared.registry.of_tenant(tenant_id, id)?;
+        self.ask(&entry, |decided| Message::Destroy { decided }).await?;
+        let gone = entry.view.wait_for(|view| view.record.state == State::Destroyed);
+        match timeout(DESTROY_WAIT, gone).await {
+            Ok(Ok(_)) => Ok(SandboxDestroyed { id, status: SandboxStatus::Destroyed }),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => Err(in_progress("the sandbox's machine takes long to end; the server goes on with it")),
+        }
+    }
+
+    /// Sets a new window, counted from now.
+    pub async fn sandbox_timeout_set(
+        &self,
+        tenant_id: TenantId,
+        id: SandboxId,
+        request: SandboxTimeoutSet,
+    ) -> Result<SandboxTimeout> {
+        let spec = validate_timeout(request, &self.shared.limits)?;
+        let entry = self.living(tenant_id, id)?;
+        self.ask(&entry, |done| Message::SetTimeout { spec, done }).await
+    }
+
+    /// What the sandbox has used lately, newest last; nothing while its machine does not run.
+    pub async fn sandbox_metrics(&self, tenant_id: TenantId, id: SandboxId) -> Result<Vec<SandboxMetrics>> {
+        match access::running(&self.shared, tenant_id, id) {
+            Ok(_) => answered(id, self.shared.node.machine_metrics(id).await),
+            Err(error) if error.code == Code::SandboxNotReady => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+}

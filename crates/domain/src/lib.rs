@@ -1,0 +1,17 @@
+//! The rules of the system as pure functions: what a request may say, what a sandbox may become,
+//! what is shown of it. Owns no state and does no I/O: no clock, no task, no database and no socket;
+//! time and limits come in as arguments. The crates around it do what is decided here.
+//!
+//! One file per resource; the same file name stands in every other room.
+
+pub mod envs;
+pub mod file;
+pub mod lifecycle;
+pub mod limits;
+pub mod path;
+pub mod process;
+pub mod sandbox;
+pub mod sandbox_list;
+pub mod status;
+
+pub use limits::Limits;

@@ -1,0 +1,227 @@
+//! Makes a clone its own machine: clock, entropy, names, identifiers, disk size.
+//!
+//! Every part is read back before it is confirmed. This is the hot path of a create, and under
+//! emulation each page of code that runs here first must be translated; so nothing is written that
+//! has the right value already, the files written are on a memory file system (`boot::identity` has
+//! put them there), and nothing is flushed.
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime, clock_settime};
+use nullspace_guest_proto as pb;
+
+use crate::boot::{disk, identity};
+use crate::console::say;
+
+/// How far the clock may be from what was set when it is read back.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
+/// How long the device's new size may take to arrive.
+const RESIZE_WAIT: Duration = Duration::from_secs(5);
+
+mod call {
+    use nix::{ioctl_none, ioctl_write_ptr_bad, request_code_write};
+
+    /// `struct rand_pool_info` with room for what the protocol allows.
+    #[repr(C)]
+    pub struct Pool {
+        pub bits: libc::c_int,
+        pub bytes: libc::c_int,
+        pub data: [u8; super::ENTROPY_MAX],
+    }
+
+    ioctl_write_ptr_bad!(add_entropy, request_code_write!(b'R', 0x03, 2 * size_of::<libc::c_int>()), Pool);
+    ioctl_none!(reseed, b'R', 0x07);
+}
+
+/// Bytes of entropy that a request may carry.
+pub const ENTROPY_MIN: usize = 32;
+/// See [`ENTROPY_MIN`].
+pub const ENTROPY_MAX: usize = 512;
+
+/// Does all parts that need PID 1's rights; a part that fails is said on the console and is false in
+/// the reply.
+pub async fn adopt(request: &pb::AdoptRequest) -> pb::AdoptReply {
+    let started = Instant::now();
+    let mut reply = pb::AdoptReply {
+        clock: done("clock", set_clock(request.unix_time_ns)),
+        entropy: done("entropy", add_entropy(&request.entropy)),
+        hostname: done("hostname", set_hostname(&request.hostname)),
+        machine_id: done("machine_id", set_machine_id(&request.machine_id)),
+        boot_id: done("boot_id", set_boot_id(&request.boot_id)),
+        ..Default::default()
+    };
+    let grown = disk::grow(request.disk_bytes, RESIZE_WAIT).await;
+    reply.disk = done("disk", grown);
+    reply.duration_us = started.elapsed().as_micros() as u64;
+    reply
+}
+
+fn done(part: &str, result: io::Result<()>) -> bool {
+    match result {
+        Ok(()) => true,
+        Err(error) => {
+            say!("adopt: {part}: {error}");
+            false
+        }
+    }
+}
+
+fn set_clock(unix_time_ns: u64) -> io::Result<()> {
+    let wanted = Duration::from_nanos(unix_time_ns);
+    clock_settime(ClockId::CLOCK_REALTIME, wanted.into())?;
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
+    if now.abs_diff(wanted) > CLOCK_TOLERANCE {
+        return Err(io::Error::other(format!("is {now:?} after it was set to {wanted:?}")));
+    }
+    Ok(())
+}
+
+fn add_entropy(entropy: &[u8]) -> io::Result<()> {
+    let mut pool = call::Pool { bits: 0, bytes: 0, data: [0; ENTROPY_MAX] };
+    let Some(room) = pool.data.get_mut(..entropy.len()) else {
+        return Err(io::Error::other("too long"));
+    };
+    room.copy_from_slice(entropy);
+    pool.bits = entropy.len() as i32 * 8;
+    pool.bytes = entropy.len() as i32;
+    let device = File::open("/dev/urandom")?;
+    // SAFETY: the pool is what the kernel expects, with as many bytes as it says; the descriptor is
+    // the random device's.
+    unsafe {
+        call::add_entropy(device.as_raw_fd(), &raw const pool)?;
+        call::reseed(device.as_raw_fd())?;
+    }
+    Ok(())
+}
+
+fn set_hostname(name: &str) -> io::Result<()> {
+    nix::unistd::sethostname(name)?;
+    if nix::unistd::gethostname()? != name {
+        return Err(io::Error::other("the kernel has another name"));
+    }
+    replace(identity::HOSTNAME, &format!("{name}\n"))?;
+    let line = format!("127.0.1.1 {name}\n");
+    let mut hosts = OpenOptions::new().append(true).create(true).open(identity::HOSTS)?;
+    hosts.write_all(line.as_bytes())?;
+    let text = std::fs::read_to_string(identity::HOSTS)?;
+    if !text.ends_with(&line) {
+        return Err(io::Error::other(format!("{} does not hold it", identity::HOSTS)));
+    }
+    Ok(())
+}
+
+fn set_machine_id(id: &str) -> io::Result<()> {
+    replace(identity::MACHINE_ID, &format!("{id}\n"))
+}
+
+fn set_boot_id(id: &str) -> io::Result<()> {
+    let line = format!("{id}\n");
+    replace(identity::BOOT_ID, &line)?;
+    let mut shown = [0; 64];
+    let len = File::open(identity::BOOT_ID_SHOWN)?.read_at(&mut shown, 0)?;
+    if shown[..len] != *line.as_bytes() {
+        return Err(io::Error::other(format!("{} shows another", identity::BOOT_ID_SHOWN)));
+    }
+    Ok(())
+}
+
+/// Overwrites a small file and reads it back.
+fn replace(path: &str, content: &str) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    file.write_all_at(content.as_bytes(), 0)?;
+    let mut back = [0; 256];
+    let len = file.read_at(&mut back, 0)?;
+    if len > content.len() {
+        file.set_len(content.len() as u64)?;
+    }
+    if len < content.len() || back[..content.len()] != *content.as_bytes() {
+        return Err(io::Error::other(format!("{path} does not hold it")));
+    }
+    Ok(())
+}
+
+/// Refuses what could not be done, before anything is.
+pub fn validate(request: &pb::AdoptRequest) -> Result<(), tonic::Status> {
+    let refuse = |why: &str| Err(tonic::Status::invalid_argument(why));
+    if request.sandbox_id.is_empty() || request.sandbox_id.len() > 128 {
+        return refuse("sandbox_id must have 1 to 128 bytes");
+    }
+    if request.token.len() < 16
+        || request.token.len() > 1024
+        || !request.token.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return refuse("token must be 16 to 1024 visible ASCII characters");
+    }
+    let host = request.hostname.as_bytes();
+    if host.is_empty()
+        || host.len() > 63
+        || !host.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+        || host[0] == b'-'
+    {
+        return refuse("hostname must be 1 to 63 letters, digits, dots and hyphens");
+    }
+    if !(ENTROPY_MIN..=ENTROPY_MAX).contains(&request.entropy.len()) {
+        return refuse("entropy must have 32 to 512 bytes");
+    }
+    if request.machine_id.len() != 32 || !request.machine_id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return refuse("machine_id must be 32 hexadecimal digits");
+    }
+    let uuid = |(index, byte): (usize, u8)| match index {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    if request.boot_id.len() != 36 || !request.boot_id.bytes().enumerate().all(uuid) {
+        return refuse("boot_id must be a UUID");
+    }
+    crate::service::check_environment(&request.envs)?;
+    if !request.cwd.is_empty() && !request.cwd.starts_with('/') {
+        return refuse("cwd must be absolute");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> pb::AdoptRequest {
+        pb::AdoptRequest {
+            sandbox_id: "sb_1".into(),
+            token: "t".repeat(32),
+            hostname: "sb-1".into(),
+            entropy: vec![7; 64].into(),
+            machine_id: "0123456789abcdef0123456789abcdef".into(),
+            boot_id: "01234567-89ab-cdef-0123-456789abcdef".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_done_is_refused_whole() {
+        assert!(validate(&request()).is_ok());
+        let broken: [fn(&mut pb::AdoptRequest); 9] = [
+            |r| r.sandbox_id.clear(),
+            |r| r.token = "short".into(),
+            |r| r.token.push('\n'),
+            |r| r.hostname = "a b".into(),
+            |r| r.entropy = vec![1; 8].into(),
+            |r| r.machine_id.push('0'),
+            |r| r.boot_id = "0123456789abcdef0123456789abcdef0123".into(),
+            |r| r.cwd = "relative".into(),
+            |r| {
+                r.envs.insert("A=B".into(), String::new());
+            },
+        ];
+        for (index, change) in broken.into_iter().enumerate() {
+            let mut request = request();
+            change(&mut request);
+            assert!(validate(&request).is_err(), "case {index}");
+        }
+    }
+}

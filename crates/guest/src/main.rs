@@ -1,0 +1,160 @@
+//! The agent inside a machine: its first process and its only service.
+//!
+//! Started by the kernel as PID 1 it boots the machine (`boot`), serves the protocol of
+//! `nullspace-guest-proto` to the node at the other end of the link (`serve`, `service`), reaps every
+//! process (`process::reaper`) and ends the machine (`power`). Started with `--hosted ADDRESS TOKEN
+//! [DIRECTORY]` it only serves, for tests.
+//!
+//! One thread does all the work, with others for file work that may take long (`mounts`). Deliberately
+//! absent: any configuration, any log beyond the console, any call out of the machine, and any program
+//! of the guest's disk that the agent itself would need.
+
+mod account;
+mod adopt;
+mod boot;
+mod console;
+mod file;
+mod metrics;
+mod mounts;
+mod path;
+mod power;
+mod process;
+mod serve;
+mod service;
+mod token;
+mod watch;
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nullspace_guest_proto as pb;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::mpsc;
+
+use console::say;
+use power::Stop;
+use process::{reaper, table::Table};
+use service::{Place, Service};
+use token::Tokens;
+
+/// Records of processes that outgrow memory.
+const LOGS: &str = "/var/lib/nullspace/logs";
+/// How long the answer to Shutdown may take on its way before the power goes.
+const FAREWELL: Duration = Duration::from_millis(100);
+/// Threads for file work. Those that hang in a dead file system count.
+const THREADS: usize = 128;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--hosted", address, token, ref rest @ ..] if rest.len() <= 1 => {
+            hosted(address, token, rest.first().copied())
+        }
+        _ if std::process::id() == 1 => {
+            let failed = machine();
+            // Without its first process the kernel would panic; so it would without a link to serve.
+            if let Err(error) = &failed {
+                say!("{error}");
+            }
+            power::off();
+            failed
+        }
+        _ => Err(io::Error::other(
+            "usage: nullspace-guest --hosted ADDRESS TOKEN [DIRECTORY]; or run it as PID 1",
+        )),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn machine() -> io::Result<()> {
+    let token = boot::boot()?;
+    let listen = || -> io::Result<TcpListener> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        // Inherited by what is accepted.
+        socket.set_nodelay(true)?;
+        socket.bind_device(Some(boot::LINK_DEVICE.as_bytes()))?;
+        socket.bind(SocketAddr::from((pb::GUEST_ADDRESS, pb::AGENT_PORT)))?;
+        socket.listen(64)
+    };
+    run(Place::Machine, token, LOGS.into(), Some(pb::GATEWAY_ADDRESS.into()), listen)
+}
+
+fn hosted(address: &str, token: &str, directory: Option<&str>) -> io::Result<()> {
+    let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+    // Orphans of the processes it starts come to it, as they do to PID 1.
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let listen = || -> io::Result<TcpListener> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_nodelay(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(64)?;
+        writeln!(io::stdout(), "{}", listener.local_addr()?)?;
+        Ok(listener)
+    };
+    let logs = directory.map_or_else(|| std::env::temp_dir().join("nullspace-guest-logs"), PathBuf::from);
+    run(Place::Hosted, token.into(), logs, None, listen)
+}
+
+/// Serves until it is told to stop.
+fn run(
+    place: Place,
+    token: String,
+    logs: PathBuf,
+    peer: Option<IpAddr>,
+    listen: impl FnOnce() -> io::Result<TcpListener>,
+) -> io::Result<()> {
+    // Before there are other threads, which would take the signals.
+    let signals = reaper::block_signals()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(THREADS)
+        .build()?;
+    runtime.block_on(async move {
+        let (stop, mut stops) = mpsc::channel::<Stop>(1);
+        let table = Arc::new(Table::new(logs, nix::unistd::geteuid().is_root()));
+        let tokens = Arc::new(Tokens::new(token));
+        let listener = listen()?;
+        let service = Service::new(place, Arc::clone(&tokens), Arc::clone(&table), stop.clone())?;
+        let server = serve::Server::new(service, tokens, peer);
+        let links = server.links();
+        let reaping = tokio::spawn(reaper::reap(signals, Arc::clone(&table), stop));
+        let serving = tokio::spawn(server.run(listener));
+        say!("ready");
+        let stop = tokio::select! {
+            stop = stops.recv() => stop,
+            ended = reaping => return Err(ended_early("the reaper", ended.map(|r| r.err()))),
+            ended = serving => return Err(ended_early("the listener", ended.map(|r| r.err()))),
+        };
+        say!("stopping");
+        match place {
+            Place::Machine => power::quiesce(&table).await,
+            Place::Hosted => table.all().iter().for_each(|process| process.kill()),
+        }
+        if let Some(Stop(Some(done))) = stop {
+            // The caller may have gone.
+            let _ = done.send(());
+            serve::links_closed(&links, FAREWELL).await;
+        }
+        Ok(())
+    })
+}
+
+fn ended_early(task: &str, ended: Result<Option<io::Error>, tokio::task::JoinError>) -> io::Error {
+    match ended {
+        Ok(Some(error)) => io::Error::other(format!("{task} ended: {error}")),
+        Ok(None) => io::Error::other(format!("{task} ended")),
+        Err(error) => io::Error::other(format!("{task} ended: {error}")),
+    }
+}

@@ -1,0 +1,126 @@
+//! The agent's door: one TCP listener, HTTP/2, the token.
+//!
+//! Plain hyper carries the generated service; the full gRPC server stack would add layers (timeouts,
+//! load limits, traces) that the agent does not use, and every one of them is code that a restored
+//! machine has to translate before its first answer.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use nullspace_guest_proto as pb;
+use pb::agent_server::AgentServer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::codegen::Service as _;
+
+use crate::console::say;
+use crate::service::Service;
+use crate::token::Tokens;
+
+/// Connections at once. The node has one; more are its retries.
+const LINKS: usize = 16;
+/// Calls at once on one connection.
+const CALLS: u32 = 512;
+const STREAM_WINDOW: u32 = 1 << 20;
+const LINK_WINDOW: u32 = 2 << 20;
+const SEND_BUFFER: usize = 256 << 10;
+const HEADER_BYTES: u32 = 16 << 10;
+
+/// Accepts and serves until the agent ends.
+pub struct Server {
+    door: Door,
+    links: Arc<Semaphore>,
+    peer: Option<IpAddr>,
+}
+
+impl Server {
+    /// Serves only `peer`, if there is one.
+    pub fn new(service: Service, tokens: Arc<Tokens>, peer: Option<IpAddr>) -> Self {
+        let inner = AgentServer::new(service)
+            .max_decoding_message_size(pb::MESSAGE_LIMIT + (64 << 10))
+            .max_encoding_message_size(pb::MESSAGE_LIMIT + (64 << 10));
+        Self { door: Door { inner, tokens }, links: Arc::new(Semaphore::new(LINKS)), peer }
+    }
+
+    /// All connections have been closed, as far as the other side wants to.
+    pub fn links(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.links)
+    }
+
+    /// Runs for ever. Errors: the listener is unusable.
+    pub async fn run(self, listener: TcpListener) -> io::Result<Infallible> {
+        loop {
+            let permit =
+                Arc::clone(&self.links).acquire_owned().await.map_err(|_| io::Error::other("closed"))?;
+            match listener.accept().await {
+                Ok((stream, from)) if self.peer.is_none_or(|peer| peer == from.ip()) => {
+                    tokio::spawn(serve(stream, self.door.clone(), permit));
+                }
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted) => {}
+                // Descriptors or memory are used up; what frees them cannot be waited for.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
+                    ) =>
+                {
+                    say!("no connection could be taken: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Waits until all connections are closed, at most this long.
+pub async fn links_closed(links: &Semaphore, patience: Duration) {
+    // One permit is held by the loop that accepts.
+    let _ = tokio::time::timeout(patience, links.acquire_many(LINKS as u32 - 1)).await;
+}
+
+async fn serve(stream: TcpStream, door: Door, _permit: OwnedSemaphorePermit) {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .auto_date_header(false)
+        .max_concurrent_streams(CALLS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(LINK_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_BYTES);
+    // A link that breaks is the node's to notice and to make anew.
+    let _ = builder.serve_connection(TokioIo::new(stream), door).await;
+}
+
+/// Lets a call in, if its token is right.
+#[derive(Clone)]
+struct Door {
+    inner: AgentServer<Service>,
+    tokens: Arc<Tokens>,
+}
+
+type Answer = Result<Response<tonic::body::Body>, Infallible>;
+
+impl hyper::service::Service<Request<Incoming>> for Door {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        match self.tokens.check(request.uri().path(), authorization) {
+            Ok(()) => self.inner.clone().call(request),
+            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The calls of the protocol.
+//!
+//! Here is what a call means and which module does it; `process` and `file` hold the two large
+//! groups. Who may call has been settled before a call comes here (`serve`).
+
+mod file;
+mod process;
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use nullspace_guest_proto as pb;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::file::list::Listing;
+use crate::file::read::Reader;
+use crate::file::stream::Messages;
+use crate::metrics::Metrics;
+use crate::mounts::Mounts;
+use crate::power::{self, Stop};
+use crate::process::follow::{Events, Follow, Record};
+use crate::process::table::Table;
+use crate::token::{Tokens, same};
+use crate::{adopt, path};
+
+/// Whether the agent has the machine to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// PID 1 of a machine.
+    Machine,
+    /// A process among others, for tests: it changes nothing of the system it runs on.
+    Hosted,
+}
+
+/// See the module.
+pub struct Service {
+    place: Place,
+    tokens: Arc<Tokens>,
+    adopted: OnceLock<Adopted>,
+    /// Held by the one Adopt that is being done.
+    adopting: tokio::sync::Mutex<()>,
+    table: Arc<Table>,
+    mounts: Mounts,
+    metrics: Metrics,
+    stop: mpsc::Sender<Stop>,
+    agent_start_us: u64,
+}
+
+/// What Adopt said.
+struct Adopted {
+    sandbox_id: String,
+    token: String,
+    envs: HashMap<String, String>,
+    cwd: Option<String>,
+    reply: pb::AdoptReply,
+}
+
+impl Service {
+    /// Serves now: the time since the kernel's start is taken here.
+    pub fn new(
+        place: Place,
+        tokens: Arc<Tokens>,
+        table: Arc<Table>,
+        stop: mpsc::Sender<Stop>,
+    ) -> std::io::Result<Self> {
+        let up = std::time::Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?);
+        Ok(Self {
+            place,
+            tokens,
+            adopted: OnceLock::new(),
+            adopting: tokio::sync::Mutex::new(()),
+            table,
+            mounts: Mounts::watch()?,
+            metrics: Metrics::default(),
+            stop,
+            agent_start_us: up.as_micros() as u64,
+        })
+    }
+
+    fn adopted(&self) -> Result<&Adopted, Status> {
+        self.adopted.get().ok_or_else(|| Status::failed_precondition("this machine has not been adopted yet"))
+    }
+
+    async fn do_adopt(&self, request: pb::AdoptRequest) -> Result<pb::AdoptReply, Status> {
+        adopt::validate(&request)?;
+        let _one = self.adopting.lock().await;
+        if let Some(before) = self.adopted.get() {
+            let again = before.sandbox_id == request.sandbox_id
+                && same(before.token.as_bytes(), request.token.as_bytes());
+            return if again {
+                Ok(before.reply)
+            } else {
+                Err(Status::failed_precondition(format!("already adopted as {}", before.sandbox_id)))
+            };
+        }
+        let cwd = match request.cwd.as_str() {
+            "" => None,
+            cwd => Some(path::resolve(cwd, path::WORKSPACE)?.to_string_lossy().into_owned()),
+        };
+        let mut reply = match self.place {
+            Place::Machine => adopt::adopt(&request).await,
+            Place::Hosted => pb::AdoptReply::default(),
+        };
+        reply.environment = true;
+        reply.token = true;
+        self.tokens.replace(request.token.clone());
+        let adopted =
+            Adopted { sandbox_id: request.sandbox_id, token: request.token, envs: request.envs, cwd, reply };
+        // Only here, under the lock, and it was empty.
+        let _ = self.adopted.set(adopted);
+        Ok(reply)
+    }
+}
+
+/// Names and values that the kernel can hand to a program.
+pub fn check_environment(envs: &HashMap<String, String>) -> Result<(), Status> {
+    for (name, value) in envs {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Status::invalid_argument(format!("{name:?} is no name of an environment variable")));
+        }
+        if value.contains('\0') {
+            return Err(Status::invalid_argument(format!("the environment variable {name} has a NUL byte")));
+        }
+    }
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl pb::agent_server::Agent for Service {
+    async fn hello(&self, _: Request<pb::HelloRequest>) -> Result<Response<pb::HelloReply>, Status> {
+        let release = nix::sys::utsname::uname().map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(pb::HelloReply {
+            generation: pb::GENERATION,
+            agent_version: env!("CARGO_PKG_VERSION").into(),
+            sandbox_id: self.adopted.get().map(|adopted| adopted.sandbox_id.clone()).unwrap_or_default(),
+            kernel_release: release.release().to_string_lossy().into_owned(),
+            agent_start_us: self.agent_start_us,
+        }))
+    }
+
+    async fn adopt(&self, request: Request<pb::AdoptRequest>) -> Result<Response<pb::AdoptReply>, Status> {
+        self.do_adopt(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn sync(&self, _: Request<pb::SyncRequest>) -> Result<Response<pb::SyncReply>, Status> {
+        power::flush().await;
+        Ok(Response::new(pb::SyncReply {}))
+    }
+
+    async fn shutdown(&self, _: Request<pb::ShutdownRequest>) -> Result<Response<pb::ShutdownReply>, Status> {
+        let (done, told) = oneshot::channel();
+        let ending = || Status::failed_precondition("the machine is being shut down already");
+        self.stop.try_send(Stop(Some(done))).map_err(|_| ending())?;
+        told.await.map_err(|_| ending())?;
+        Ok(Response::new(pb::ShutdownReply {}))
+    }
+
+    async fn metrics(&self, _: Request<pb::MetricsRequest>) -> Result<Response<pb::MetricsReply>, Status> {
+        self.metrics
+            .read()
+            .map(Response::new)
+            .map_err(|error| Status::internal(format!("the machine's counters cannot be read: {error}")))
+    }
+
+    type RunStream = Events;
+    async fn run(&self, request: Request<pb::RunRequest>) -> Result<Response<Events>, Status> {
+        self.do_run(request.into_inner()).await.map(Response::new)
+    }
+
+    type AttachStream = Follow;
+    async fn attach(&self, request: Request<pb::AttachRequest>) -> Result<Response<Follow>, Status> {
+        self.do_attach(&request.into_inner()).map(Response::new)
+    }
+
+    type ReadLogStream = Record;
+    async fn read_log(&self, request: Request<pb::ReadLogRequest>) -> Result<Response<Record>, Status> {
+        self.do_read_log(&request.into_inner()).map(Response::new)
+    }
+
+    async fn list_processes(
+        &self,
+        _: Request<pb::ListProcessesRequest>,
+    ) -> Result<Response<pb::ListProcessesReply>, Status> {
+        self.do_list_processes().await.map(Response::new)
+    }
+
+    async fn kill_process(
+        &self,
+        request: Request<pb::KillProcessRequest>,
+    ) -> Result<Response<pb::KillProcessReply>, Status> {
+        self.do_kill_process(request.into_inner().pid)?;
+        Ok(Response::new(pb::KillProcessReply {}))
+    }
+
+    async fn write_stdin(
+        &self,
+        request: Request<pb::WriteStdinRequest>,
+    ) -> Result<Response<pb::WriteStdinReply>, Status> {
+        let request = request.into_inner();
+        self.table.find(request.pid)?.write_stdin(&request.data, request.close).await?;
+        Ok(Response::new(pb::WriteStdinReply {}))
+    }
+
+    type ReadFileStream = Messages<Reader>;
+    async fn read_file(
+        &self,
+        request: Request<pb::ReadFileRequest>,
+    ) -> Result<Response<Messages<Reader>>, Status> {
+        self.do_read_file(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn write_file(
+        &self,
+        request: Request<Streaming<pb::WriteFileRequest>>,
+    ) -> Result<Response<pb::FileInfo>, Status> {
+        self.do_write_file(request.into_inner()).await.map(Response::new)
+    }
+
+    type ListFilesStream = Messages<Listing>;
+    async fn list_files(
+        &self,
+        request: Request<pb::ListFilesRequest>,
+    ) -> Result<Response<Messages<Listing>>, Status> {
+        self.do_list_files(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stat_file(&self, request: Request<pb::PathRequest>) -> Result<Response<pb::FileInfo>, Status> {
+        self.do_stat(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn file_exists(
+        &self,
+        request: Request<pb::PathRequest>,
+    ) -> Result<Response<pb::FileExistsReply>, Status> {
+        let exists = self.do_exists(request.into_inner()).await?;
+        Ok(Response::new(pb::FileExistsReply { exists }))
+    }
+
+    async fn remove_file(
+        &self,
+        request: Request<pb::PathRequest>,
+    ) -> Result<Response<pb::RemoveFileReply>, Status> {
+        self.do_remove(request.into_inner()).await?;
+        Ok(Response::new(pb::RemoveFileReply {}))
+    }
+
+    async fn make_directory(
+        &self,
+        request: Request<pb::PathRequest>,
+    ) -> Result<Response<pb::MakeDirectoryReply>, Status> {
+        self.do_make_directory(request.into_inner()).await?;
+        Ok(Response::new(pb::MakeDirectoryReply {}))
+    }
+
+    async fn rename_file(
+        &self,
+        request: Request<pb::RenameFileRequest>,
+    ) -> Result<Response<pb::FileInfo>, Status> {
+        self.do_rename(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn set_permissions(
+        &self,
+        request: Request<pb::SetPermissionsRequest>,
+    ) -> Result<Response<pb::SetPermissionsReply>, Status> {
+        self.do_set_permissions(request.into_inner()).await?;
+        Ok(Response::new(pb::SetPermissionsReply {}))
+    }
+}

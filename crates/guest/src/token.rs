@@ -1,0 +1,91 @@
+//! Who may call.
+//!
+//! Before the machine is adopted, only Hello and Adopt, with the checkpoint's token; afterwards all
+//! calls, with the token that Adopt gave. Adopt itself is let through with the checkpoint's token for
+//! good: a caller that lost the answer asks again, and proves with the request that it is the same
+//! one. Tokens are compared in constant time and never printed.
+
+use std::sync::Mutex;
+
+use subtle::ConstantTimeEq;
+use tonic::Status;
+
+/// The service's name in request paths.
+const HELLO: &str = "/nullspace.guest.v1.Agent/Hello";
+const ADOPT: &str = "/nullspace.guest.v1.Agent/Adopt";
+
+/// The tokens taken now.
+pub struct Tokens {
+    checkpoint: String,
+    own: Mutex<Option<String>>,
+}
+
+impl Tokens {
+    /// Before adoption.
+    pub fn new(checkpoint: String) -> Self {
+        Self { checkpoint, own: Mutex::new(None) }
+    }
+
+    /// From now on this token counts.
+    pub fn replace(&self, token: String) {
+        *self.own.lock().expect("no holder panics") = Some(token);
+    }
+
+    /// Whether a call to `path` with this `authorization` header may go on.
+    pub fn check(&self, path: &str, authorization: Option<&[u8]>) -> Result<(), Status> {
+        let given = authorization.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
+        let own = self.own.lock().expect("no holder panics");
+        let is_own = own.as_ref().is_some_and(|token| same(given, token.as_bytes()));
+        let is_checkpoint = same(given, self.checkpoint.as_bytes());
+        let allowed = match (&*own, path) {
+            (Some(_), ADOPT) => is_own || is_checkpoint,
+            (Some(_), _) => is_own,
+            (None, HELLO | ADOPT) => is_checkpoint,
+            (None, _) if is_checkpoint => {
+                return Err(Status::failed_precondition("this machine has not been adopted yet"));
+            }
+            (None, _) => false,
+        };
+        if allowed { Ok(()) } else { Err(Status::unauthenticated("the token is missing or wrong")) }
+    }
+}
+
+/// Equal and not empty, in a time that tells nothing about the contents.
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    bool::from(a.ct_eq(b)) && !a.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn code(tokens: &Tokens, path: &str, header: Option<&str>) -> Option<Code> {
+        tokens.check(path, header.map(str::as_bytes)).err().map(|status| status.code())
+    }
+
+    #[test]
+    fn the_checkpoints_token_opens_hello_and_adopt_and_ends_with_adoption() {
+        let run = "/nullspace.guest.v1.Agent/Run";
+        let tokens = Tokens::new("old".into());
+        assert_eq!(code(&tokens, HELLO, Some("Bearer old")), None);
+        assert_eq!(code(&tokens, ADOPT, Some("Bearer old")), None);
+        assert_eq!(code(&tokens, run, Some("Bearer old")), Some(Code::FailedPrecondition));
+        for wrong in [None, Some(""), Some("Bearer "), Some("Bearer olD"), Some("old"), Some("bearer old")] {
+            assert_eq!(code(&tokens, HELLO, wrong), Some(Code::Unauthenticated), "{wrong:?}");
+        }
+        tokens.replace("new".into());
+        for path in [HELLO, run] {
+            assert_eq!(code(&tokens, path, Some("Bearer new")), None);
+            assert_eq!(code(&tokens, path, Some("Bearer old")), Some(Code::Unauthenticated));
+        }
+        assert_eq!(code(&tokens, ADOPT, Some("Bearer old")), None);
+    }
+
+    #[test]
+    fn an_empty_token_opens_nothing() {
+        let tokens = Tokens::new(String::new());
+        assert_eq!(code(&tokens, HELLO, Some("Bearer ")), Some(Code::Unauthenticated));
+    }
+}

@@ -1,0 +1,257 @@
+//! What control asks of a node, and what a node reports back. Types and one trait; no behaviour.
+//!
+//! Control calls [`Node`]; the node never calls control: news goes up as [`Report`]s, each with the
+//! incarnation and generation it speaks of, so that a late one changes nothing.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use nullspace_types::file::FileInfo;
+use nullspace_types::id::{IncarnationId, SandboxId};
+use nullspace_types::process::ProcessInfo;
+use nullspace_types::sandbox::{Envs, SandboxMetrics};
+use nullspace_types::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Bytes that come in pieces.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
+/// The size of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Shape {
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+}
+
+/// A machine to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    /// For which sandbox.
+    pub sandbox_id: SandboxId,
+    /// Which life of it.
+    pub incarnation: IncarnationId,
+    /// The template's name.
+    pub template: String,
+    /// Processors and memory.
+    pub shape: Shape,
+    /// Root disk in MiB; the template's own size when absent or smaller.
+    pub disk_mb: Option<u32>,
+    /// Environment of every process.
+    pub envs: Envs,
+    /// Default working directory.
+    pub cwd: Option<String>,
+    /// Whether it reaches the internet.
+    pub internet_access: bool,
+}
+
+/// A machine as the node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// For which sandbox.
+    pub sandbox_id: SandboxId,
+    /// Which life of it.
+    pub incarnation: IncarnationId,
+    /// Grows with every change of state.
+    pub generation: u64,
+    /// Root disk in MiB.
+    pub disk_mb: u32,
+    /// When it began to run.
+    pub started_at: Timestamp,
+}
+
+/// News from a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// The machine is gone without having been asked to, and what it held is freed.
+    MachineLost {
+        /// The machine as it was; its generation is that of this news.
+        machine: Machine,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// A template that the node can make machines from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeTemplate {
+    /// Its name.
+    pub name: String,
+    /// A line about it.
+    pub description: String,
+    /// Root disk in MiB.
+    pub disk_mb: u32,
+    /// When its image was made.
+    pub created_at: Option<Timestamp>,
+}
+
+/// A command to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Command {
+    /// Executable, or a line for the shell.
+    pub command: String,
+    /// Exact arguments.
+    pub args: Vec<String>,
+    /// Through `/bin/sh -c`.
+    pub shell: bool,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// Over the sandbox's environment.
+    pub envs: Envs,
+    /// User; root when absent.
+    pub user: Option<String>,
+    /// Milliseconds until the group is killed.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Which log of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Both in order of arrival.
+    Interleaved,
+}
+
+/// How a foreground command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Its PID.
+    pub pid: u32,
+    /// Exit status.
+    pub exit_code: i32,
+    /// Whether its time ran out.
+    pub timed_out: bool,
+    /// Microseconds that the guest took.
+    pub guest_us: u64,
+    /// What it wrote.
+    pub output: Captured,
+}
+
+/// The output of a finished command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Captured {
+    /// All of it.
+    Inline {
+        /// Standard output.
+        stdout: Vec<u8>,
+        /// Standard error.
+        stderr: Vec<u8>,
+    },
+    /// Too much to hold: read it with [`Node::process_log`].
+    Log,
+}
+
+/// A process, and its exit status if it has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessState {
+    /// As listed.
+    pub info: ProcessInfo,
+    /// Exit status.
+    pub exit_code: Option<i32>,
+}
+
+/// A host of machines. Every call on a sandbox that the node does not hold answers
+/// [`Code::SandboxNotFound`](nullspace_types::Code::SandboxNotFound).
+#[async_trait]
+pub trait Node: Send + Sync + 'static {
+    /// Ok when a machine could be made now; otherwise why not.
+    async fn ready(&self) -> Result<()>;
+
+    /// What machines can be made from.
+    async fn template_list(&self) -> Result<Vec<NodeTemplate>>;
+
+    /// Makes a machine, or finds it made: the same spec again answers the same machine. If this
+    /// fails, nothing of the machine is left.
+    async fn machine_create(&self, spec: MachineSpec) -> Result<Machine>;
+
+    /// Every machine that runs.
+    async fn machine_list(&self) -> Result<Vec<Machine>>;
+
+    /// Ends a machine and frees all it held. Idempotent; legal in every state, during a create too.
+    async fn machine_destroy(&self, id: SandboxId) -> Result<()>;
+
+    /// What the machine has used lately, newest last.
+    async fn machine_metrics(&self, id: SandboxId) -> Result<Vec<SandboxMetrics>>;
+
+    /// Runs a command to its end.
+    async fn process_run(&self, id: SandboxId, command: Command) -> Result<Finished>;
+
+    /// Starts a command and answers its PID.
+    async fn process_start(&self, id: SandboxId, command: Command) -> Result<u32>;
+
+    /// Every process in the machine.
+    async fn process_list(&self, id: SandboxId) -> Result<Vec<ProcessState>>;
+
+    /// Kills the process group.
+    async fn process_kill(&self, id: SandboxId, pid: u32) -> Result<()>;
+
+    /// Writes to standard input.
+    async fn process_stdin(&self, id: SandboxId, pid: u32, data: Bytes) -> Result<()>;
+
+    /// All that was recorded of a process's output, from the start, as far as it goes now.
+    async fn process_log(&self, id: SandboxId, pid: u32, stream: LogStream) -> Result<ByteStream>;
+
+    /// A file's size and content.
+    async fn file_read(&self, id: SandboxId, path: String, user: Option<String>) -> Result<(u64, ByteStream)>;
+
+    /// Writes a file whole. A body that fails half-way changes nothing.
+    async fn file_write(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        body: ByteStream,
+    ) -> Result<FileInfo>;
+
+    /// What a directory holds, `depth` levels down (1: its children).
+    async fn file_list(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        depth: u32,
+    ) -> Result<Vec<FileInfo>>;
+
+    /// About one path, not following a last link.
+    async fn file_info(&self, id: SandboxId, path: String, user: Option<String>) -> Result<FileInfo>;
+
+    /// Whether there is anything at the path.
+    async fn file_exists(&self, id: SandboxId, path: String, user: Option<String>) -> Result<bool>;
+
+    /// Removes a file or a whole directory.
+    async fn file_remove(&self, id: SandboxId, path: String, user: Option<String>) -> Result<()>;
+
+    /// Makes a directory and those above it.
+    async fn file_mkdir(&self, id: SandboxId, path: String, user: Option<String>) -> Result<()>;
+
+    /// Moves a file or directory.
+    async fn file_rename(
+        &self,
+        id: SandboxId,
+        old_path: String,
+        new_path: String,
+        user: Option<String>,
+    ) -> Result<FileInfo>;
+
+    /// Sets permission bits.
+    async fn file_permissions(
+        &self,
+        id: SandboxId,
+        path: String,
+        mode: u32,
+        user: Option<String>,
+    ) -> Result<()>;
+
+    /// Stops the node's own work. Machines keep running.
+    async fn shutdown(&self);
+}
+
+/// The answer for a sandbox that a node does not hold.
+pub fn no_such_machine(id: SandboxId) -> Error {
+    Error::sandbox_not_found(id)
+}

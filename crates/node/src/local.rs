@@ -1,0 +1,172 @@
+//! The node in this process, behind the trait that control calls.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use nullspace_guest_proto as proto;
+use nullspace_node_api::{
+    ByteStream, Command, Finished, LogStream, Machine, MachineSpec, Node as Api, NodeTemplate, ProcessState, Report,
+};
+use nullspace_types::file::FileInfo;
+use nullspace_types::id::SandboxId;
+use nullspace_types::sandbox::SandboxMetrics;
+use nullspace_types::{Code, Error, Result};
+use tokio::sync::mpsc;
+
+use crate::create::TEMPLATE;
+use crate::guest::{answered, process_error};
+use crate::running::SAMPLES;
+use crate::start::Settings;
+use crate::{Config, Entry, NetworkConfig, Node, file, process, start};
+
+/// A node on this host.
+#[derive(Clone)]
+pub struct LocalNode(Arc<Node>);
+
+impl LocalNode {
+    /// Starts it; machines that still run from before are taken up again. `reports` takes its news.
+    pub async fn start(
+        node: Config,
+        network: NetworkConfig,
+        data_dir: std::path::PathBuf,
+        image_dir: std::path::PathBuf,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self> {
+        start::start(Settings { node, network, data_dir, image_dir }, reports).await.map(Self)
+    }
+}
+
+#[async_trait]
+impl Api for LocalNode {
+    async fn ready(&self) -> Result<()> {
+        if !*self.0.prepared.borrow() {
+            return Err(Error::new(Code::Unavailable, "the template is being booted and captured"));
+        }
+        if self.0.stopping.is_cancelled() {
+            return Err(Error::new(Code::Unavailable, "the server is stopping"));
+        }
+        self.0.capacity.check(nullspace_node_api::Shape { vcpus: 1, memory_mb: 256 })
+    }
+
+    async fn template_list(&self) -> Result<Vec<NodeTemplate>> {
+        let image = self.0.checkpoints.image();
+        Ok(vec![NodeTemplate {
+            name: TEMPLATE.into(),
+            description: "Debian with Python, Node.js, git and the usual tools".into(),
+            disk_mb: image.root_size_mb,
+            created_at: image.created_at.and_then(|time| Timestamp::try_from(time).ok()),
+        }])
+    }
+
+    async fn machine_create(&self, spec: MachineSpec) -> Result<Machine> {
+        self.0.create(spec).await.map(|running| running.record.machine.clone())
+    }
+
+    async fn machine_list(&self) -> Result<Vec<Machine>> {
+        let entries = self.0.entries.lock().expect("no panic under it");
+        let running = entries.values().filter_map(|entry| match entry {
+            Entry::Running(running) => Some(running.record.machine.clone()),
+            Entry::Making { .. } => None,
+        });
+        Ok(running.collect())
+    }
+
+    async fn machine_destroy(&self, id: SandboxId) -> Result<()> {
+        self.0.destroy(id).await
+    }
+
+    async fn machine_metrics(&self, id: SandboxId) -> Result<Vec<SandboxMetrics>> {
+        let machine = self.0.running(id)?;
+        let mut client = machine.client()?;
+        let reply = answered(client.metrics(proto::MetricsRequest {})).await;
+        let reply = reply.map_err(|status| process_error(&status))?;
+        let sample = SandboxMetrics {
+            timestamp: Timestamp::now(),
+            cpu_percent: reply.cpu_percent,
+            cpu_count: reply.cpu_count,
+            mem_used_bytes: reply.mem_used_bytes,
+            mem_total_bytes: reply.mem_total_bytes,
+            disk_used_bytes: reply.disk_used_bytes,
+            disk_total_bytes: reply.disk_total_bytes,
+            network_rx_bytes: Some(reply.network_rx_bytes),
+            network_tx_bytes: Some(reply.network_tx_bytes),
+        };
+        let mut samples = machine.samples.lock().expect("no panic under it");
+        if samples.len() == SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(sample);
+        Ok(samples.iter().cloned().collect())
+    }
+
+    async fn process_run(&self, id: SandboxId, command: Command) -> Result<Finished> {
+        process::run(&*self.0.running(id)?, command).await
+    }
+
+    async fn process_start(&self, id: SandboxId, command: Command) -> Result<u32> {
+        process::start(&*self.0.running(id)?, command).await
+    }
+
+    async fn process_list(&self, id: SandboxId) -> Result<Vec<ProcessState>> {
+        process::list(&*self.0.running(id)?).await
+    }
+
+    async fn process_kill(&self, id: SandboxId, pid: u32) -> Result<()> {
+        process::kill(&*self.0.running(id)?, pid).await
+    }
+
+    async fn process_stdin(&self, id: SandboxId, pid: u32, data: Bytes) -> Result<()> {
+        process::stdin(&*self.0.running(id)?, pid, data).await
+    }
+
+    async fn process_log(&self, id: SandboxId, pid: u32, stream: LogStream) -> Result<ByteStream> {
+        process::log(&*self.0.running(id)?, pid, stream).await
+    }
+
+    async fn file_read(&self, id: SandboxId, path: String, user: Option<String>) -> Result<(u64, ByteStream)> {
+        file::read(&*self.0.running(id)?, path, user).await
+    }
+
+    async fn file_write(&self, id: SandboxId, path: String, user: Option<String>, body: ByteStream) -> Result<FileInfo> {
+        file::write(self.0.running(id)?, path, user, body).await
+    }
+
+    async fn file_list(&self, id: SandboxId, path: String, user: Option<String>, depth: u32) -> Result<Vec<FileInfo>> {
+        file::list(&*self.0.running(id)?, path, user, depth).await
+    }
+
+    async fn file_info(&self, id: SandboxId, path: String, user: Option<String>) -> Result<FileInfo> {
+        file::stat(&*self.0.running(id)?, path, user).await
+    }
+
+    async fn file_exists(&self, id: SandboxId, path: String, user: Option<String>) -> Result<bool> {
+        file::exists(&*self.0.running(id)?, path, user).await
+    }
+
+    async fn file_remove(&self, id: SandboxId, path: String, user: Option<String>) -> Result<()> {
+        file::remove(&*self.0.running(id)?, path, user).await
+    }
+
+    async fn file_mkdir(&self, id: SandboxId, path: String, user: Option<String>) -> Result<()> {
+        file::mkdir(&*self.0.running(id)?, path, user).await
+    }
+
+    async fn file_rename(&self, id: SandboxId, old: String, new: String, user: Option<String>) -> Result<FileInfo> {
+        file::rename(&*self.0.running(id)?, old, new, user).await
+    }
+
+    async fn file_permissions(&self, id: SandboxId, path: String, mode: u32, user: Option<String>) -> Result<()> {
+        file::permissions(&*self.0.running(id)?, path, mode, user).await
+    }
+
+    async fn shutdown(&self) {
+        self.0.stopping.cancel();
+        let drained = self.0.spares.drain().await;
+        let stopped = self.0.slots.shutdown().await;
+        if let Err(error) = drained.and(stopped) {
+            tracing::error!(%error, context = error.context, "something of the node's was left behind");
+        }
+    }
+}

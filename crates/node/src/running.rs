@@ -1,0 +1,167 @@
+//! One machine that is somebody's, and the one task that owns its end.
+//!
+//! The driver hears the monitor's process end, the machine stand still for want of disk, and the
+//! order to end it. Whatever comes first, the machine's files, slot and control group are freed
+//! once, and only then does anybody learn that it is gone.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use nullspace_node_api::Report;
+use nullspace_types::sandbox::SandboxMetrics;
+use nullspace_types::{Code, Error};
+use nullspace_vmm::{MachineEvent, Monitor};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::Node;
+use crate::assemble::remove_parts;
+use crate::capacity::Room;
+use crate::guest::{Client, Guest};
+use crate::machine::Record;
+use crate::slot::Slot;
+
+/// How often a machine that stands still looks whether the disk has room: nothing signals that.
+const DISK_LOOK: Duration = Duration::from_secs(1);
+/// MiB of disk that must be free before it is let go on.
+const DISK_ROOM_MB: u64 = 64;
+/// Samples of metrics that are kept.
+pub const SAMPLES: usize = 120;
+
+/// A running machine, for whoever calls into it.
+pub struct Running {
+    /// What is written down of it.
+    pub record: Record,
+    /// Samples of what it uses, newest last.
+    pub samples: Mutex<VecDeque<SandboxMetrics>>,
+    guest: Guest,
+    end: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
+    gone: watch::Receiver<bool>,
+}
+
+impl Running {
+    /// Its agent.
+    pub fn client(&self) -> Result<Client, Error> {
+        self.guest.with_token(&self.record.token)
+    }
+
+    /// Ends it. Resolves when nothing of it is left.
+    pub async fn end(&self) -> Result<(), Error> {
+        let (send, receive) = oneshot::channel();
+        if self.end.send(send).await.is_ok()
+            && let Ok(outcome) = receive.await
+        {
+            return outcome;
+        }
+        // It ended by itself in this moment; its driver has freed it.
+        let mut gone = self.gone.clone();
+        gone.wait_for(|gone| *gone).await.map(drop).map_err(Error::internal)
+    }
+
+    /// Resolves once it is gone.
+    pub fn gone(&self) -> BoxFuture<'static, ()> {
+        let mut gone = self.gone.clone();
+        // An error means that the driver is no more, which is the same.
+        async move { drop(gone.wait_for(|gone| *gone).await) }.boxed()
+    }
+
+    /// Whether it is gone.
+    pub fn is_gone(&self) -> bool {
+        *self.gone.borrow()
+    }
+
+    /// What calls on a machine that went away in the middle of them are answered.
+    pub fn lost() -> Error {
+        Error::new(Code::SandboxNotReady, "the sandbox's machine ended while this was being done")
+    }
+}
+
+/// What the driver owns.
+pub struct Parts {
+    /// Its process.
+    pub monitor: Arc<dyn Monitor>,
+    /// Its place on the network.
+    pub slot: Slot,
+    /// Its files.
+    pub directory: PathBuf,
+    /// Its share of the host.
+    pub room: Room,
+}
+
+/// Starts the driver of a machine.
+pub fn drive(node: Arc<Node>, record: Record, guest: Guest, parts: Parts) -> Arc<Running> {
+    let (end, orders) = mpsc::channel(4);
+    let (done, gone) = watch::channel(false);
+    let running = Arc::new(Running { record, samples: Mutex::default(), guest, end, gone });
+    let name = running.record.spec.sandbox_id;
+    let driver = driver(node, Arc::clone(&running), parts, orders, done);
+    tokio::spawn(async move {
+        tracing::debug!(sandbox = %name, "driver begins");
+        driver.await;
+        tracing::debug!(sandbox = %name, "driver ends");
+    });
+    running
+}
+
+async fn driver(
+    node: Arc<Node>,
+    running: Arc<Running>,
+    parts: Parts,
+    mut orders: mpsc::Receiver<oneshot::Sender<Result<(), Error>>>,
+    done: watch::Sender<bool>,
+) {
+    let sandbox = running.record.spec.sandbox_id;
+    let monitor = Arc::clone(&parts.monitor);
+    let (mut stalled, mut hears, mut guest_ended) = (false, true, false);
+    let mut look = tokio::time::interval(DISK_LOOK);
+    let order = loop {
+        tokio::select! {
+            Some(order) = orders.recv() => break Some(order),
+            () = monitor.ended() => break None,
+            event = monitor.next_event(), if hears => match event {
+                Some(MachineEvent::DiskFull) if !stalled => {
+                    stalled = true;
+                    tracing::warn!(%sandbox, "the machine stands still until the host's disk has room");
+                }
+                Some(MachineEvent::DiskFull) => {}
+                Some(MachineEvent::GuestEnded) => guest_ended = true,
+                None => hears = false,
+            },
+            _ = look.tick(), if stalled => {
+                if node.capacity.free_disk_mb().is_ok_and(|free| free >= DISK_ROOM_MB) {
+                    match monitor.resume().await {
+                        Ok(()) => {
+                            stalled = false;
+                            tracing::info!(%sandbox, "the machine goes on");
+                        }
+                        Err(error) => tracing::warn!(%sandbox, %error, "the machine does not go on yet"),
+                    }
+                }
+            }
+            () = node.stopping.cancelled() => return,
+        }
+    };
+    let Parts { monitor, slot, directory, room } = parts;
+    let outcome = remove_parts(monitor.as_ref(), slot, &directory).await;
+    if let Err(error) = &outcome {
+        tracing::error!(%sandbox, %error, context = error.context, "a machine could not be removed whole");
+    }
+    drop(room);
+    // Said before it is struck off the list, so that whoever puts it there now sees it.
+    done.send_replace(true);
+    node.forget(&running);
+    match order {
+        Some(order) => drop(order.send(outcome)),
+        None => {
+            let mut machine = running.record.machine.clone();
+            machine.generation += 1;
+            let reason = if guest_ended { "the guest shut down or crashed" } else { "the machine's monitor was killed" };
+            if node.reports.send(Report::MachineLost { machine, reason: reason.into() }).await.is_err() {
+                tracing::warn!(%sandbox, "nobody hears that a machine was lost");
+            }
+        }
+    }
+}

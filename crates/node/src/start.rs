@@ -1,0 +1,163 @@
+//! Starting the node: the driver, the network, what the last server left, and the first checkpoints.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
+
+use nullspace_image::Image;
+use nullspace_node_api::Report;
+use nullspace_types::{Code, Error};
+use nullspace_vmm::{Vmm, fake, qemu};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::capacity::Capacity;
+use crate::checkpoint::{Checkpoints, vmm_error};
+use crate::machine::Directories;
+use crate::slot::{Slot, Slots, net_error};
+use crate::spare::Spares;
+use crate::{AccelerationChoice, Config, Driver, NetworkConfig, Node, recover};
+
+/// Everything a node is made of.
+pub struct Settings {
+    /// `[node]`
+    pub node: Config,
+    /// `[network]`
+    pub network: NetworkConfig,
+    /// The server's data directory.
+    pub data_dir: PathBuf,
+    /// Where the guest image stands.
+    pub image_dir: PathBuf,
+}
+
+/// Starts a node; `reports` takes its news.
+pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<Arc<Node>, Error> {
+    let Settings { node: config, network, data_dir, image_dir } = settings;
+    let unusable = |error: &dyn std::fmt::Display| Error::new(Code::Unavailable, error.to_string());
+    let shapes = config.parsed_shapes().map_err(|error| unusable(&error))?;
+    let directories = Directories::make(&data_dir.join("node")).map_err(Error::internal)?;
+    let checkpoint_dir = config.checkpoint_dir.clone().unwrap_or_else(|| data_dir.join("checkpoints"));
+    fs_err::create_dir_all(&checkpoint_dir).map_err(Error::internal)?;
+    let instance = instance(&data_dir)?;
+    let image = match config.driver {
+        Driver::Qemu => Image::open(&image_dir).map_err(|error| unusable(&error))?,
+        Driver::Fake => fake_image(&checkpoint_dir)?,
+    };
+    let vmm: Arc<dyn Vmm> = match config.driver {
+        Driver::Qemu => Arc::new(qemu(&config, &image, &checkpoint_dir, &instance).await?),
+        Driver::Fake => Arc::new(fake::FakeVmm::default()),
+    };
+    let survivors = recover::survivors(&directories, vmm.as_ref()).await?;
+    let keep: Vec<u32> = survivors.iter().map(|survivor| survivor.record.slot).collect();
+    let (slots, kept) = match config.driver {
+        Driver::Qemu => real_slots(&config, network, instance, &keep).await?,
+        Driver::Fake => (Slots::Fake(AtomicU32::new(0)), HashMap::new()),
+    };
+    let slots = Arc::new(slots);
+    let checkpoints = Checkpoints::open(checkpoint_dir, image, Arc::clone(&vmm), Arc::clone(&slots));
+    let turns = match config.concurrent_creates {
+        0 => std::thread::available_parallelism().map_or(4, |cores| (cores.get() * 2).max(4)),
+        set => set,
+    };
+    let node = Arc::new(Node {
+        capacity: Arc::new(Capacity::new(&config, data_dir)),
+        spares: Spares::new(directories.spares.clone(), config.spare_machines),
+        checkpoints: checkpoints.map_err(Error::internal)?,
+        vmm,
+        slots,
+        directories,
+        turns: Semaphore::new(turns),
+        reports,
+        stopping: CancellationToken::new(),
+        prepared: tokio::sync::watch::channel(false).0,
+        entries: Mutex::default(),
+    });
+    recover::take_up(&node, survivors, kept).await?;
+    tokio::spawn(prepare(Arc::clone(&node), shapes));
+    tokio::spawn(crate::spare::keep(Arc::clone(&node)));
+    Ok(node)
+}
+
+/// Tells this server's machines, namespaces and groups from another's on the same host.
+fn instance(data_dir: &Path) -> Result<String, Error> {
+    use sha2::Digest;
+    let path = fs_err::canonicalize(data_dir).map_err(Error::internal)?;
+    let digest = sha2::Sha256::digest(path.as_os_str().as_encoded_bytes());
+    Ok(digest[..4].iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+async fn qemu(config: &Config, image: &Image, cache: &Path, instance: &str) -> Result<qemu::Qemu, Error> {
+    let unusable = |error| Error::new(Code::Unavailable, vmm_error(error).context.unwrap_or_default());
+    let program = qemu::probe::program().await.map_err(unusable)?;
+    let acceleration = match config.acceleration {
+        AccelerationChoice::Kvm => qemu::Acceleration::Kvm,
+        AccelerationChoice::Tcg => qemu::Acceleration::Tcg,
+        AccelerationChoice::Auto => {
+            let cache = cache.join("acceleration.json");
+            let found = qemu::probe::acceleration(&program, &image.kernel, &image.initrd, &cache).await;
+            let found = found.map_err(unusable)?;
+            tracing::info!(acceleration = found.acceleration.as_str(), reason = found.reason, "acceleration");
+            found.acceleration
+        }
+    };
+    tracing::info!(version = program.version, acceleration = acceleration.as_str(), "QEMU");
+    Ok(qemu::Qemu::new(&program, acceleration, &format!("nullspace-{instance}")))
+}
+
+/// What the fake driver boots: files that are only ever named.
+fn fake_image(directory: &Path) -> Result<Image, Error> {
+    let file = |name: &str| {
+        let path = directory.join(name);
+        fs_err::write(&path, b"fake").map_err(Error::internal).map(|()| path)
+    };
+    Ok(Image {
+        hash: "fake".into(),
+        kernel_release: "none".into(),
+        kernel: file("fake-kernel")?,
+        initrd: file("fake-initrd")?,
+        base: file("fake-base")?,
+        root_size_mb: 2048,
+        created_at: None,
+    })
+}
+
+async fn real_slots(
+    config: &Config,
+    network: NetworkConfig,
+    instance: String,
+    keep: &[u32],
+) -> Result<(Slots, HashMap<u32, Slot>), Error> {
+    let NetworkConfig { addresses, allow, resolvers } = network;
+    let settings = nullspace_net::Config {
+        addresses,
+        allow,
+        resolvers,
+        ready: config.ready_slots,
+        // Spares and a template's boot need slots too.
+        max: config.max_machines + config.spare_machines + 8,
+        ..nullspace_net::Config::new(instance.clone(), crate::slot::link())
+    };
+    let (pool, kept) = nullspace_net::SlotPool::start(settings, keep.iter().copied().collect()).await.map_err(net_error)?;
+    let kept = kept.into_iter().map(|slot| {
+        let index = slot.index();
+        (index, Slot::Real { slot, instance: instance.clone() })
+    });
+    let kept = kept.collect();
+    Ok((Slots::Real { pool, instance }, kept))
+}
+
+/// Makes the configured checkpoints, one after the other, and then spares of the first.
+async fn prepare(node: Arc<Node>, shapes: Vec<nullspace_node_api::Shape>) {
+    for (n, shape) in shapes.into_iter().enumerate() {
+        if let Err(error) = node.checkpoints.get(shape).await {
+            tracing::error!(%error, context = error.context, vcpus = shape.vcpus, memory_mb = shape.memory_mb, "no checkpoint");
+            continue;
+        }
+        if n == 0 {
+            node.prepared.send_replace(true);
+            node.spares.want(shape);
+        }
+    }
+    node.prepared.send_replace(true);
+}

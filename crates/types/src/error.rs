@@ -1,0 +1,145 @@
+//! The border error: a stable code for programs, a message for the caller, a context for the log.
+//! What HTTP makes of it is decided in one place, in the API crate.
+
+use std::fmt;
+
+/// Shorthand for results that end at the border.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// The stable codes. Each has a page under `docs/errors/`; a test keeps the two in step.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code { $($(#[$doc])* $name,)* }
+
+        impl Code {
+            /// Every code, in order.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)*];
+
+            /// The code as it stands on the wire.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Code::$name => $text,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The request is malformed or a value is out of bounds.
+    InvalidRequest = "invalid_request",
+    /// `fields` names a field that the resource does not have.
+    InvalidFields = "invalid_fields",
+    /// The key is missing, malformed, unknown or revoked.
+    Unauthorized = "unauthorized",
+    /// The key is good but may not do this.
+    PermissionDenied = "permission_denied",
+    /// No such route or resource.
+    NotFound = "not_found",
+    /// No such sandbox, or not the caller's.
+    SandboxNotFound = "sandbox_not_found",
+    /// No such template.
+    TemplateNotFound = "template_not_found",
+    /// No such process in the sandbox.
+    ProcessNotFound = "process_not_found",
+    /// No such file or directory in the sandbox.
+    FileNotFound = "file_not_found",
+    /// The file operation failed in the sandbox: permission, a read-only place, not a directory, no space.
+    FileError = "file_error",
+    /// The method is not one that the route has.
+    MethodNotAllowed = "method_not_allowed",
+    /// The body is larger than the route takes.
+    PayloadTooLarge = "payload_too_large",
+    /// An idempotency key was used again with another request.
+    Conflict = "conflict",
+    /// The sandbox is not in a state in which this can be done.
+    SandboxNotReady = "sandbox_not_ready",
+    /// The same operation is under way; asking again later gives its result.
+    TransitionInProgress = "transition_in_progress",
+    /// No room for another machine: memory, disk or slots.
+    CapacityExceeded = "capacity_exceeded",
+    /// The tenant's own limit is reached.
+    QuotaExceeded = "quota_exceeded",
+    /// Too many requests.
+    RateLimitExceeded = "rate_limit_exceeded",
+    /// The command could not be run: not found, not executable, or the guest did not answer.
+    ExecFailed = "exec_failed",
+    /// The command ran out of its time and its process group was killed.
+    ExecTimeout = "exec_timeout",
+    /// This server has the route but not the feature.
+    NotImplemented = "not_implemented",
+    /// The server is starting, stopping or repairing itself; try again.
+    Unavailable = "unavailable",
+    /// A fault of the server's own. Its log has more under the request's ID.
+    InternalError = "internal_error",
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the caller is told. `context` is for the log only and never leaves the server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// Stable, for programs.
+    pub code: Code,
+    /// Lower-case, names the thing, ends with what to do next where that is known.
+    pub message: String,
+    /// What the caller can do now, if that is known.
+    pub suggested_action: Option<String>,
+    /// More for the server's log.
+    pub context: Option<String>,
+}
+
+impl Error {
+    /// An error with a code and a message for the caller.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), suggested_action: None, context: None }
+    }
+
+    /// [`Code::InvalidRequest`]: the message names the field and the bound.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, message)
+    }
+
+    /// [`Code::InternalError`]: the caller learns only that it happened, the log gets the context.
+    pub fn internal(context: impl fmt::Display) -> Self {
+        Self::new(Code::InternalError, "the server failed to do this").context(context)
+    }
+
+    /// [`Code::NotImplemented`], naming the feature.
+    pub fn not_implemented(feature: impl fmt::Display) -> Self {
+        Self::new(Code::NotImplemented, format!("{feature} is not implemented by this server"))
+    }
+
+    /// A sandbox that is not there, or not the caller's: the two look alike.
+    pub fn sandbox_not_found(id: impl fmt::Display) -> Self {
+        Self::new(Code::SandboxNotFound, format!("sandbox {id} does not exist"))
+    }
+
+    /// Adds what the caller can do now.
+    pub fn suggest(mut self, action: impl Into<String>) -> Self {
+        self.suggested_action = Some(action.into());
+        self
+    }
+
+    /// Adds what the log should know.
+    pub fn context(mut self, context: impl fmt::Display) -> Self {
+        self.context = Some(context.to_string());
+        self
+    }
+
+    /// Whether the same request may succeed later without any change.
+    pub fn retryable(&self) -> bool {
+        matches!(
+            self.code,
+            Code::TransitionInProgress
+                | Code::CapacityExceeded
+                | Code::RateLimitExceeded
+                | Code::Unavailable
+                | Code::SandboxNotReady
+        )
+    }
+}

@@ -1,0 +1,188 @@
+//! A driver without machines: each is an agent in memory. What stands above runs as it does over
+//! real ones, in milliseconds. Machines outlive the driver, as real ones outlive the server: they
+//! stand in a list of the whole process, where a new driver finds them by their handle.
+
+mod agent;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use agent::FakeAgent;
+
+use crate::{Description, Error, GuestLink, Handle, Hardware, LinkStream, MachineEvent, Memory, Monitor, Placement, Vmm};
+
+/// Bytes that a link holds before its writer waits.
+const LINK_BYTES: usize = 64 << 10;
+
+static MACHINES: LazyLock<Mutex<HashMap<String, Arc<FakeMonitor>>>> = LazyLock::new(Mutex::default);
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// The driver.
+pub struct FakeVmm {
+    description: Description,
+}
+
+impl Default for FakeVmm {
+    fn default() -> Self {
+        let words = ["fake", "1", "none", "none", "none"].map(str::to_owned);
+        let [driver, version, machine, cpu, acceleration] = words;
+        Self { description: Description { driver, version, machine, cpu, acceleration } }
+    }
+}
+
+/// A machine in memory.
+pub struct FakeMonitor {
+    handle: Handle,
+    agent: FakeAgent,
+    ended: watch::Sender<bool>,
+}
+
+struct FakeLink(Arc<FakeMonitor>);
+
+#[async_trait]
+impl GuestLink for FakeLink {
+    async fn dial(&self, _: Duration) -> std::io::Result<Box<dyn LinkStream>> {
+        if *self.0.ended.borrow() {
+            return Err(std::io::ErrorKind::ConnectionRefused.into());
+        }
+        let (near, far) = tokio::io::duplex(LINK_BYTES);
+        let (agent, mut ended) = (self.0.agent.clone(), self.0.ended.subscribe());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = agent.serve(far) => {}
+                _ = ended.wait_for(|ended| *ended) => {}
+            }
+        });
+        Ok(Box::new(near))
+    }
+}
+
+fn start(hardware: &Hardware, placement: &Placement) -> Arc<FakeMonitor> {
+    let parameters = hardware.kernel_parameters.split_ascii_whitespace();
+    let token = parameters.filter_map(|word| word.strip_prefix("nullspace.token=")).next().unwrap_or_default();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let control_group = format!("fake-{}-{number}", std::process::id());
+    let handle = Handle { pid: 0, start_time: number, control_group, directory: placement.directory.clone() };
+    let monitor =
+        Arc::new(FakeMonitor { handle, agent: FakeAgent::new(token.to_owned()), ended: watch::channel(false).0 });
+    let mut machines = MACHINES.lock().expect("no panic under it");
+    machines.insert(monitor.handle.control_group.clone(), Arc::clone(&monitor));
+    monitor
+}
+
+fn find(handle: &Handle) -> Option<Arc<FakeMonitor>> {
+    MACHINES.lock().expect("no panic under it").get(&handle.control_group).cloned()
+}
+
+/// Ends the machine with this handle as a killed monitor would end; for tests.
+pub fn kill(handle: &Handle) {
+    if let Some(machine) = find(handle) {
+        machine.end_now();
+    }
+}
+
+/// The agent of the machine with this handle; for tests that have it fail.
+pub fn agent(handle: &Handle) -> Option<FakeAgent> {
+    find(handle).map(|machine| machine.agent.clone())
+}
+
+#[async_trait]
+impl Vmm for FakeVmm {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    async fn boot(&self, hardware: &Hardware, placement: Placement, _: &Memory) -> Result<Arc<dyn Monitor>, Error> {
+        Ok(Arc::new(FakeHandle(start(hardware, &placement))))
+    }
+
+    async fn restore(
+        &self,
+        hardware: &Hardware,
+        placement: Placement,
+        _: &Memory,
+        _: File,
+    ) -> Result<Arc<dyn Monitor>, Error> {
+        Ok(Arc::new(FakeHandle(start(hardware, &placement))))
+    }
+
+    async fn reattach(&self, handle: &Handle, _: Arc<dyn GuestLink>) -> Result<Arc<dyn Monitor>, Error> {
+        match find(handle) {
+            Some(machine) => Ok(Arc::new(FakeHandle(machine))),
+            None => Err(nullspace_jail::Error::Gone(handle.pid).into()),
+        }
+    }
+
+    async fn make_layer(&self, path: &Path, _: u64) -> Result<(), Error> {
+        let file = |source| Error::File { what: format!("{} cannot be made", path.display()), source };
+        fs_err::write(path, b"fake").map_err(file)
+    }
+
+    async fn remove(&self, handle: &Handle) -> Result<(), Error> {
+        kill(handle);
+        Ok(())
+    }
+}
+
+impl FakeMonitor {
+    fn end_now(&self) {
+        self.ended.send_replace(true);
+        MACHINES.lock().expect("no panic under it").remove(&self.handle.control_group);
+    }
+}
+
+struct FakeHandle(Arc<FakeMonitor>);
+
+#[async_trait]
+impl Monitor for FakeHandle {
+    fn handle(&self) -> &Handle {
+        &self.0.handle
+    }
+
+    fn link(&self) -> Arc<dyn GuestLink> {
+        Arc::new(FakeLink(Arc::clone(&self.0)))
+    }
+
+    async fn resume(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn pause(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn save_devices(&self, mut to: File) -> Result<(), Error> {
+        to.write_all(b"fake").map_err(|source| Error::File { what: "the device state".into(), source })
+    }
+
+    async fn resize_disk(&self, _: u64) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn next_event(&self) -> Option<MachineEvent> {
+        self.ended().await;
+        None
+    }
+
+    async fn ended(&self) {
+        // The sender lives in the machine that `self` holds.
+        drop(self.0.ended.subscribe().wait_for(|ended| *ended).await);
+    }
+
+    async fn end(&self) -> Result<(), Error> {
+        self.0.end_now();
+        Ok(())
+    }
+
+    async fn console(&self) -> String {
+        String::new()
+    }
+}

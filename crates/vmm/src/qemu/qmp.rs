@@ -1,0 +1,306 @@
+//! QMP, QEMU's machine protocol: one JSON object a line over a Unix socket. Only the commands that
+//! are used exist, each a type. QEMU may be under a guest's control: lines are bounded.
+//!
+//! Source: QEMU, "QEMU Machine Protocol Specification" (docs/interop/qmp-spec).
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Error;
+
+/// The longest line that is taken from QEMU.
+const LINE_LIMIT: u64 = 1 << 20;
+
+/// How long QEMU may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A command and the type of its answer.
+pub trait Command: Serialize {
+    /// As QEMU calls it.
+    const NAME: &'static str;
+    /// What it answers.
+    type Answer: DeserializeOwned;
+}
+
+macro_rules! command {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* } = $text:literal -> $answer:ty) => {
+        $(#[$doc])*
+        #[derive(Debug, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub struct $name { $(pub $field: $type,)* }
+        impl Command for $name {
+            const NAME: &'static str = $text;
+            type Answer = $answer;
+        }
+    };
+}
+
+/// An answer that holds nothing.
+#[derive(Debug, Deserialize)]
+pub struct Nothing {}
+
+/// What the machine is doing.
+#[derive(Debug, Deserialize)]
+pub struct Status {
+    /// `running`, `paused`, `inmigrate`, `io-error`, …
+    pub status: String,
+}
+
+command!(
+    /// Ends the greeting.
+    Capabilities {} = "qmp_capabilities" -> Nothing
+);
+command!(
+    /// Lets the machine run.
+    Continue {} = "cont" -> Nothing
+);
+command!(
+    /// Stops it, its disk writes completed.
+    Stop {} = "stop" -> Nothing
+);
+command!(
+    /// What it is doing.
+    QueryStatus {} = "query-status" -> Status
+);
+command!(
+    /// Writes the state of all devices but memory. The name is historic; it needs no Xen.
+    SaveDevices { filename: String } = "xen-save-devices-state" -> Nothing
+);
+command!(
+    /// Makes a descriptor set of the descriptor that comes with the command.
+    AddDescriptor { fdset_id: u32 } = "add-fd" -> Value
+);
+command!(
+    /// Forgets a descriptor set.
+    RemoveDescriptor { fdset_id: u32 } = "remove-fd" -> Nothing
+);
+command!(
+    /// Gives a disk another size.
+    ResizeBlock { node_name: String, size: u64 } = "block_resize" -> Nothing
+);
+command!(
+    /// Reads and takes what a ring buffer holds.
+    ReadRing { device: String, size: u32, format: String } = "ringbuf-read" -> String
+);
+
+/// Something that QEMU tells unasked.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Event {
+    /// `STOP`, `RESUME`, `BLOCK_IO_ERROR`, `SHUTDOWN`, …
+    pub event: String,
+    /// More, by event.
+    #[serde(default)]
+    pub data: Value,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    desc: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Answer { id: u64, r#return: Value },
+    Refusal { id: u64, error: Refusal },
+    Event(Event),
+    Greeting { #[serde(rename = "QMP")] _greeting: Value },
+}
+
+type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Result<Value, String>>>>>>;
+
+/// A dialogue with one QEMU.
+pub struct Dialogue {
+    writer: tokio::sync::Mutex<(u64, OwnedWriteHalf)>,
+    waiting: Waiting,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Dialogue {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// The socket's path in a machine's directory.
+pub fn socket_path(directory: &Path) -> PathBuf {
+    directory.join("qmp.sock")
+}
+
+/// Listens on behalf of a QEMU that is yet to be started, so that nobody waits for its socket.
+pub fn listen(directory: &Path) -> Result<(OwnedFd, PathBuf), Error> {
+    let socket = socket_path(directory);
+    let listener = short(&socket, |path| std::os::unix::net::UnixListener::bind(path))
+        .map_err(|source| Error::File { what: format!("{} cannot be made", socket.display()), source })?;
+    Ok((listener.into(), socket))
+}
+
+/// A socket's path may have 107 bytes only: its directory is named through a descriptor.
+fn short<T>(socket: &Path, with: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
+    let directory = fs_err::File::open(socket.parent().unwrap_or(Path::new("/")))?;
+    let name = socket.file_name().unwrap_or_default();
+    with(&PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name))
+}
+
+impl Dialogue {
+    /// Connects and ends the greeting. Events go to `events`; when QEMU ends, so do they.
+    pub async fn open(socket: &Path, events: mpsc::Sender<Event>) -> Result<Self, Error> {
+        let lost = |source| Error::File { what: format!("{} does not answer", socket.display()), source };
+        let stream = short(socket, |path| std::os::unix::net::UnixStream::connect(path)).map_err(lost)?;
+        stream.set_nonblocking(true).map_err(lost)?;
+        let (read, write) = UnixStream::from_std(stream).map_err(lost)?.into_split();
+        let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
+        let reader = tokio::spawn(read_lines(read, Arc::clone(&waiting), events));
+        let dialogue = Self { writer: tokio::sync::Mutex::new((0, write)), waiting, reader };
+        dialogue.run(&Capabilities {}).await?;
+        Ok(dialogue)
+    }
+
+    /// Runs a command and waits for its answer.
+    pub async fn run<C: Command>(&self, command: &C) -> Result<C::Answer, Error> {
+        self.run_with(command, None).await
+    }
+
+    /// Runs a command that a descriptor goes with.
+    pub async fn run_with<C: Command>(&self, command: &C, fd: Option<OwnedFd>) -> Result<C::Answer, Error> {
+        let gone = |what: &str| Error::Monitor(format!("{}: {what}", C::NAME));
+        let (send, receive) = oneshot::channel();
+        {
+            let mut writer = self.writer.lock().await;
+            writer.0 += 1;
+            let id = writer.0;
+            match self.waiting.lock().expect("never poisoned: no panic under it").as_mut() {
+                Some(waiting) => waiting.insert(id, send),
+                None => return Err(gone("QEMU has ended")),
+            };
+            let line = serde_json::json!({ "execute": C::NAME, "arguments": command, "id": id });
+            let line = format!("{line}\n");
+            match fd {
+                None => writer.1.write_all(line.as_bytes()).await,
+                Some(fd) => send_with(&writer.1, line.as_bytes(), &fd).await,
+            }
+            .map_err(|error| gone(&error.to_string()))?;
+        }
+        match tokio::time::timeout(PATIENCE, receive).await {
+            Ok(Ok(Ok(answer))) => serde_json::from_value(answer).map_err(|error| gone(&error.to_string())),
+            Ok(Ok(Err(reason))) => Err(Error::Refused { command: C::NAME, reason }),
+            Ok(Err(_)) => Err(gone("QEMU has ended")),
+            Err(_) => Err(gone("no answer in 30 s")),
+        }
+    }
+}
+
+/// Sends a line that fits into the socket's buffer, with a descriptor beside it.
+async fn send_with(stream: &OwnedWriteHalf, line: &[u8], fd: &OwnedFd) -> std::io::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let fds = [fd.as_raw_fd()];
+    let sent = stream
+        .as_ref()
+        .async_io(tokio::io::Interest::WRITABLE, || {
+            let rights = [ControlMessage::ScmRights(&fds)];
+            let pieces = [std::io::IoSlice::new(line)];
+            Ok(sendmsg::<()>(stream.as_ref().as_raw_fd(), &pieces, &rights, MsgFlags::empty(), None)?)
+        })
+        .await?;
+    if sent == line.len() { Ok(()) } else { Err(std::io::Error::from(std::io::ErrorKind::WriteZero)) }
+}
+
+async fn read_lines(read: OwnedReadHalf, waiting: Waiting, events: mpsc::Sender<Event>) {
+    let mut read = BufReader::new(read);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut read).take(LINE_LIMIT).read_until(b'\n', &mut line).await {
+            Ok(n) if n > 0 && line.ends_with(b"\n") => {}
+            _ => break,
+        }
+        let (id, answer) = match serde_json::from_slice(&line) {
+            Ok(Line::Answer { id, r#return }) => (id, Ok(r#return)),
+            Ok(Line::Refusal { id, error }) => (id, Err(error.desc)),
+            Ok(Line::Event(event)) => {
+                // Whoever does not read events any more needs none.
+                if events.try_send(event).is_err() {
+                    tracing::debug!("an event of a monitor was not taken");
+                }
+                continue;
+            }
+            Ok(Line::Greeting { .. }) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "a monitor said something that is not QMP");
+                break;
+            }
+        };
+        let waiter = waiting.lock().expect("never poisoned").as_mut().and_then(|map| map.remove(&id));
+        if let Some(waiter) = waiter {
+            // A caller that has gone away needs no answer.
+            drop(waiter.send(answer));
+        }
+    }
+    // Everyone who still waits learns that there will be no answer.
+    waiting.lock().expect("never poisoned").take();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    async fn qemu_that_says(script: Vec<(&'static str, &'static str)>) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = socket_path(dir.path());
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (read, mut write) = stream.into_split();
+            let mut lines = BufReader::new(read).lines();
+            write.write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\n").await.unwrap();
+            for (expected, answer) in script {
+                let line = lines.next_line().await.unwrap().unwrap();
+                assert!(line.contains(expected), "{line}");
+                write.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (dir, socket)
+    }
+
+    const GREETED: (&str, &str) = ("qmp_capabilities", "{\"return\": {}, \"id\": 1}\n");
+
+    #[tokio::test]
+    async fn commands_are_answered_by_their_id_with_events_in_between() {
+        let (_dir, socket) = qemu_that_says(vec![
+            GREETED,
+            ("stop", "{\"event\": \"STOP\", \"timestamp\": {}}\n{\"return\": {}, \"id\": 2}\n"),
+            ("query-status", "{\"return\": {\"status\": \"paused\", \"running\": false}, \"id\": 3}\n"),
+        ])
+        .await;
+        let (events, mut heard) = mpsc::channel(8);
+        let dialogue = Dialogue::open(&socket, events).await.unwrap();
+        dialogue.run(&Stop {}).await.unwrap();
+        assert_eq!(dialogue.run(&QueryStatus {}).await.unwrap().status, "paused");
+        assert_eq!(heard.recv().await.unwrap().event, "STOP");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_the_command_and_an_end_is_not_waited_for() {
+        let (_dir, socket) = qemu_that_says(vec![
+            GREETED,
+            ("block_resize", "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no room\"}, \"id\": 2}\n"),
+        ])
+        .await;
+        let dialogue = Dialogue::open(&socket, mpsc::channel(1).0).await.unwrap();
+        let refused = dialogue.run(&ResizeBlock { node_name: "top".into(), size: 1 }).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the monitor refused block_resize: no room");
+        assert!(matches!(dialogue.run(&Continue {}).await, Err(Error::Monitor(_))));
+    }
+}

@@ -1,0 +1,14 @@
+//! The journeys, bad input and faults, over HTTP.
+
+mod bad_input;
+mod coverage;
+mod crash;
+mod destroy;
+mod full_disk;
+mod idempotency;
+mod journey;
+mod list;
+mod lost;
+mod server;
+mod tenant;
+mod timeout;

@@ -1,0 +1,1 @@
+//! Real machines: what only they can show.
