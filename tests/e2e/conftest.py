@@ -88,14 +88,14 @@ def own_server(workspace, nothing_left, servers, request):
     """Makes servers for this test alone: own_server(config=…, data_dir=…). They end with it, whatever happened."""
     made = []
 
-    def make(**more) -> Appliance:
+    def make(wait: bool = True, **more) -> Appliance:
         directory = workspace / f"s{len(servers)}"
         directory.mkdir()
         (directory / "test").write_text(request.node.nodeid + "\n")
         made.append(Appliance(directory, **more))
         made[-1].config["node"].setdefault("ready_slots", 8)  # quicker than a host's full set, and as good here
         servers.append(made[-1])
-        return made[-1].start()
+        return made[-1].start(wait)
 
     yield make
     for server in made:

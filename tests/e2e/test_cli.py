@@ -92,13 +92,15 @@ def test_the_public_doctor_finds_the_server_and_the_key_good(client_env, workspa
 
 def test_our_doctor_judges_the_host_and_says_how_to_mend(ours):
     told = json.loads(subprocess.run([ours.program, "doctor", "--json"], capture_output=True, text=True, timeout=240, env=ours.env, cwd=ours.cwd).stdout)
-    assert told["ok"] is True, told
+    status = {p["name"]: p["status"] for p in told["probes"]}
     for probe in told["probes"]:
         assert probe["status"] in ("pass", "warn", "fail") and probe["name"] and probe["message"], probe
         assert probe["status"] == "pass" or probe["fix"], probe
-    said = " ".join(p["name"] for p in told["probes"]).lower()
-    for subject in ("qemu", "accel", "disk", "memory", "dns"):
-        assert subject in said, said
+    assert told["ok"] == ("fail" not in status.values()), told
+    # What machines need is there, or this suite would not run; a port may be in use, names may not be answered.
+    for subject in ("rights", "qemu", "image", "network", "disk", "memory"):
+        assert status[subject] in ("pass", "warn"), told
+    assert {"acceleration", "dns", "port", "control groups"} <= set(status), told
 
 
 def test_our_output_has_colours_on_a_terminal_only(ours, sandbox):

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import host
-from appliance import until
+from appliance import cache, until
 
 
 def settled(server, expected: set[str]):
@@ -123,6 +124,21 @@ def test_sigterm_stops_the_server_and_the_machines_run_on(own_server):
     until("the one that died is not shown running", lambda: server.status(dying) == "error", 60)
     server.destroy(dying)
     settled(server, {kept})
+
+
+def test_a_server_killed_while_it_boots_a_template_leaves_no_machine_behind(own_server, workspace):
+    checkpoints = workspace / "own-checkpoints"
+    checkpoints.mkdir()
+    # What it has found out about the host once need not be found out again.
+    shutil.copy(cache() / "checkpoints/acceleration.json", checkpoints)
+    server = own_server(checkpoints=checkpoints, config={"node": {"shapes": ["1x256"], "spare_machines": 0}}, wait=False)
+    until("the template boots", lambda: any("qemu-system" in p for p in host.processes(server.data_dir) | host.processes(checkpoints)), 60)
+    server.kill()
+    server.start()
+    settled(server, {server.create()})
+    server.end()
+    assert host.processes(server.directory) | host.processes(checkpoints) == set()
+    assert not list(checkpoints.glob("making-*"))
 
 
 # ---- the monitor and the guest --------------------------------------------------------------

@@ -106,4 +106,4 @@ def test_a_place_that_takes_no_files_is_said_so(box):
     assert refused.value.code in ("file_error", "permission_denied")
     with pytest.raises(SandboxError) as refused:
         box.files.write("/etc/hostname/below-a-file", "x")
-    assert refused.value.code == "file_error"
+    assert refused.value.code in ("file_error", "invalid_request") and "/etc/hostname/below-a-file" in str(refused.value)

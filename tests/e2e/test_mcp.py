@@ -25,7 +25,7 @@ async def test_an_agent_makes_uses_and_destroys_a_sandbox_through_mcp(client_env
             assert not result.isError, result
             return result.structuredContent or json.loads(result.content[0].text)
 
-        made = await call("nullspace.sandbox.create", vcpus=1, memory=256, timeout=600)
+        made = await call("nullspace.sandbox.create", vcpus=1, memory_mb=256, timeout=600)
         sandbox = made["id"]
         ran = await call("nullspace.sandbox.exec", sandbox_id=sandbox, cmd="echo", cmd_args=["hello", "agent"])
         assert (ran["exit_code"], ran["stdout"]) == (0, "hello agent\n")

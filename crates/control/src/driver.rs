@@ -21,7 +21,7 @@ use nullspace_store::sandbox::{
 use nullspace_types::event::{EventStatus, LifecycleEvent, Operation};
 use nullspace_types::id::{EventId, SandboxId};
 use nullspace_types::sandbox::SandboxTimeout;
-use nullspace_types::{Error, Result};
+use nullspace_types::{Code, Error, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -231,10 +231,8 @@ impl Driver {
             // Whoever asked for it is gone with the server that was making it. The key is freed, so that
             // the same request makes a new one.
             (State::Creating { .. }, _) => {
-                end_machine(&*self.shared.node, self.id).await;
                 let message = "the server stopped while the sandbox was being created";
-                self.failure = Some(Error::new(nullspace_types::Code::Unavailable, message));
-                self.news(Event::MachineFailed { incarnation }, Details::default()).await;
+                self.give_up(Error::new(Code::Unavailable, message));
             }
             (State::Running { .. }, Some(machine)) => self.adopt(machine).await,
             (State::Running { generation, .. }, None) => {
@@ -306,18 +304,23 @@ impl Driver {
             Ok(()) => {}
             Err(Refused::Rule(rejected)) => {
                 tracing::error!(sandbox = %self.id, %rejected, "the node made a machine that was not asked for");
-                end_machine(&*self.shared.node, self.id).await;
-                self.failure = Some(Error::internal("the node made a machine of another life"));
-                self.news(Event::MachineFailed { incarnation }, Details::default()).await;
+                self.give_up(Error::internal("the node made a machine of another life"));
             }
             Err(Refused::Store(error)) => {
                 tracing::warn!(sandbox = %self.id, %error, context = error.context, "a create could not be written; its machine is ended");
-                self.failure = Some(error);
-                self.view.send_modify(|view| view.unborn = self.failure.clone().map(Unborn::Failed));
-                end_machine(&*self.shared.node, self.id).await;
-                self.news(Event::MachineFailed { incarnation }, Details::default()).await;
+                self.view.send_modify(|view| view.unborn = Some(Unborn::Failed(error.clone())));
+                self.give_up(error);
             }
         }
+    }
+
+    /// Ends what there is of a machine; then the making has failed, for the given reason.
+    fn give_up(&mut self, why: Error) {
+        let (node, id) = (self.shared.node.clone(), self.id);
+        self.making = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            end_machine(&*node, id).await;
+            Err(why)
+        })));
     }
 
     async fn expire(&mut self) {
@@ -432,8 +435,8 @@ impl Driver {
                 None => format!("sandbox {} was destroyed while it was being created", self.id),
             };
             let code = match details.machine {
-                Some(_) => nullspace_types::Code::Unavailable,
-                None => nullspace_types::Code::SandboxNotFound,
+                Some(_) => Code::Unavailable,
+                None => Code::SandboxNotFound,
             };
             self.failure = Some(Error::new(code, message));
         }

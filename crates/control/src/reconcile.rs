@@ -37,29 +37,37 @@ pub(crate) async fn at_start(shared: &Arc<Shared>) -> Result<()> {
         after = Some(last.id);
         sandboxes += rows.len();
         for row in rows {
-            let machine = machines.remove(&row.id);
-            // A machine of another life must be gone before anything is done for this one.
-            let machine = match machine {
-                Some(machine) if machine.incarnation != row.desired.incarnation => {
+            let machine = machines.remove(&row.id).filter(|machine| {
+                let own = machine.incarnation == row.desired.incarnation;
+                if !own {
                     tracing::warn!(sandbox = %row.id, machine = %machine.incarnation, "ending a machine of another life");
-                    end_machine(&*shared.node, row.id).await;
-                    None
+                    end(shared, row.id);
                 }
-                machine => machine,
-            };
+                own
+            });
             Driver::start(shared, Record::from_row(row), Begin::Restart(machine.map(Box::new)));
         }
     }
     let strays = machines.len();
     for id in machines.into_keys() {
         tracing::warn!(sandbox = %id, "ending a machine that belongs to no sandbox");
-        let node = shared.node.clone();
-        shared.tasks.spawn(async move { end_machine(&*node, id).await });
+        end(shared, id);
     }
     if sandboxes + strays > 0 {
         tracing::info!(sandboxes, strays, "took over what the last server left");
     }
     Ok(())
+}
+
+/// Ends a machine in a task of its own, which ends with the server.
+fn end(shared: &Arc<Shared>, id: SandboxId) {
+    let (node, stop) = (shared.node.clone(), shared.stop.clone());
+    shared.tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = end_machine(&*node, id) => {}
+        }
+    });
 }
 
 /// Hands the node's reports to the drivers they concern, until the node or the server ends.

@@ -28,6 +28,10 @@ use crate::{Control, access};
 
 /// How long the repetition of a request waits for the first one's result.
 const REPLAY_WAIT: Duration = Duration::from_secs(25);
+/// How much longer than its making a create may wait for what follows a failed one.
+const CREATE_GRACE: Duration = Duration::from_secs(15);
+/// How long a sandbox's driver may take to decide.
+const DECISION_WAIT: Duration = Duration::from_secs(25);
 /// How long a destroy waits for its end.
 const DESTROY_WAIT: Duration = Duration::from_secs(25);
 /// Most sandboxes in a list without any query.
@@ -104,7 +108,7 @@ impl Control {
         let disk_mb = template.disk_mb.max(spec.disk_mb.unwrap_or(0));
         let record = Record::new(tenant_id, spec, disk_mb, shared.clock.now());
         let Some(key) = idempotency_key else {
-            return match created(Driver::start(shared, record, Begin::Create(None))).await? {
+            return match self.finished(Driver::start(shared, record, Begin::Create(None))).await? {
                 Created::New(sandbox) => Ok(*sandbox),
                 Created::Before(id) => Err(Error::internal(format!("{id} was found without a key"))),
             };
@@ -116,7 +120,7 @@ impl Control {
             seen = Some(Driver::start(shared, record, Begin::Create(Some(idempotency))));
         });
         match (before, seen) {
-            (None, Some(seen)) => match created(seen).await? {
+            (None, Some(seen)) => match self.finished(seen).await? {
                 Created::New(sandbox) => Ok(*sandbox),
                 Created::Before(id) => self.replay(tenant_id, id).await,
             },
@@ -126,6 +130,13 @@ impl Control {
             (Some(_), _) => Err(key_reused()),
             (None, None) => Err(Error::internal("a create was neither begun nor found")),
         }
+    }
+
+    /// The end of a create that was begun just now.
+    async fn finished(&self, seen: watch::Receiver<View>) -> Result<Created> {
+        let limit = Duration::from_secs(u64::from(self.shared.limits.create_secs_max)) + CREATE_GRACE;
+        let unfinished = |_| in_progress("the sandbox is still being worked on");
+        timeout(limit, created(seen)).await.map_err(unfinished)?
     }
 
     /// The result of an earlier request with the same key.
@@ -204,8 +215,13 @@ impl Control {
             true => stopping(),
             false => Error::sandbox_not_found(entry.view.borrow().record.row.id),
         };
-        entry.mailbox.send(message(sender)).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        let asked = async {
+            entry.mailbox.send(message(sender)).await.map_err(|_| ended())?;
+            answer.await.map_err(|_| ended())?
+        };
+        timeout(DECISION_WAIT, asked)
+            .await
+            .map_err(|_| in_progress("the sandbox is busy with another change"))?
     }
 
     /// Destroys a sandbox, whatever it is doing, and answers when nothing of it is left. Who asks while

@@ -10,16 +10,19 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nullspace_guest_proto as pb;
 use pb::agent_server::AgentServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
 use tonic::codegen::Service as _;
 
 use crate::console::say;
@@ -119,8 +122,38 @@ impl hyper::service::Service<Request<Incoming>> for Door {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
         match self.tokens.check(request.uri().path(), authorization) {
-            Ok(()) => self.inner.clone().call(request),
+            Ok(()) => self.inner.clone().call(request.map(Whole)),
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
         }
+    }
+}
+
+/// A request's body that ends only where the caller ended it. The HTTP library shows a call that was
+/// given up like one that was completed, and so does the gRPC library where the error says
+/// `cancelled`; a file would be put in place with half of its content.
+struct Whole(Incoming);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match Pin::new(&mut self.0).poll_frame(context) {
+            Poll::Ready(None) if !self.0.is_end_stream() => {
+                Poll::Ready(Some(Err(Box::new(Status::aborted("the call was given up")))))
+            }
+            other => other.map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
     }
 }

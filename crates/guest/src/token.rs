@@ -1,7 +1,7 @@
 //! Who may call.
 //!
-//! Before the machine is adopted, only Hello and Adopt, with the checkpoint's token; afterwards all
-//! calls, with the token that Adopt gave. Adopt itself is let through with the checkpoint's token for
+//! Before the machine is adopted, whoever has the checkpoint's token prepares it: Hello, Run, Sync
+//! and Adopt; afterwards all calls, with the token that Adopt gave. Adopt itself is let through with the checkpoint's token for
 //! good: a caller that lost the answer asks again, and proves with the request that it is the same
 //! one. Tokens are compared in constant time and never printed.
 
@@ -13,6 +13,8 @@ use tonic::Status;
 /// The service's name in request paths.
 const HELLO: &str = "/nullspace.guest.v1.Agent/Hello";
 const ADOPT: &str = "/nullspace.guest.v1.Agent/Adopt";
+const RUN: &str = "/nullspace.guest.v1.Agent/Run";
+const SYNC: &str = "/nullspace.guest.v1.Agent/Sync";
 
 /// The tokens taken now.
 pub struct Tokens {
@@ -40,7 +42,7 @@ impl Tokens {
         let allowed = match (&*own, path) {
             (Some(_), ADOPT) => is_own || is_checkpoint,
             (Some(_), _) => is_own,
-            (None, HELLO | ADOPT) => is_checkpoint,
+            (None, HELLO | ADOPT | RUN | SYNC) => is_checkpoint,
             (None, _) if is_checkpoint => {
                 return Err(Status::failed_precondition("this machine has not been adopted yet"));
             }
@@ -66,17 +68,18 @@ mod tests {
     }
 
     #[test]
-    fn the_checkpoints_token_opens_hello_and_adopt_and_ends_with_adoption() {
-        let run = "/nullspace.guest.v1.Agent/Run";
+    fn the_checkpoints_token_prepares_and_adopts_the_machine_and_ends_with_adoption() {
+        let read = "/nullspace.guest.v1.Agent/ReadFile";
         let tokens = Tokens::new("old".into());
         assert_eq!(code(&tokens, HELLO, Some("Bearer old")), None);
         assert_eq!(code(&tokens, ADOPT, Some("Bearer old")), None);
-        assert_eq!(code(&tokens, run, Some("Bearer old")), Some(Code::FailedPrecondition));
+        assert_eq!(code(&tokens, RUN, Some("Bearer old")), None);
+        assert_eq!(code(&tokens, read, Some("Bearer old")), Some(Code::FailedPrecondition));
         for wrong in [None, Some(""), Some("Bearer "), Some("Bearer olD"), Some("old"), Some("bearer old")] {
             assert_eq!(code(&tokens, HELLO, wrong), Some(Code::Unauthenticated), "{wrong:?}");
         }
         tokens.replace("new".into());
-        for path in [HELLO, run] {
+        for path in [HELLO, RUN, read] {
             assert_eq!(code(&tokens, path, Some("Bearer new")), None);
             assert_eq!(code(&tokens, path, Some("Bearer old")), Some(Code::Unauthenticated));
         }

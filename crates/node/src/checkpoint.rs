@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use jiff::Timestamp;
 use nullspace_guest_proto as proto;
 use nullspace_image::Image;
@@ -17,7 +19,6 @@ use nullspace_node_api::Shape;
 use nullspace_types::Error;
 use nullspace_vmm::{Description, Hardware, Memory, Monitor, Vmm};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
 
 use crate::guest::{Guest, answered, failed};
 use crate::machine::{disk_error, remove_directory};
@@ -92,7 +93,8 @@ impl Checkpoint {
     }
 }
 
-type Slot = Arc<OnceCell<Arc<Checkpoint>>>;
+/// A checkpoint that is there, or being loaded or made.
+type Coming = Shared<BoxFuture<'static, Result<Arc<Checkpoint>, Error>>>;
 
 /// The checkpoints of one image on this host.
 pub struct Checkpoints {
@@ -100,7 +102,7 @@ pub struct Checkpoints {
     image: Image,
     vmm: Arc<dyn Vmm>,
     slots: Arc<Slots>,
-    loaded: Mutex<HashMap<String, Slot>>,
+    coming: Mutex<HashMap<String, Coming>>,
 }
 
 impl Checkpoints {
@@ -115,7 +117,7 @@ impl Checkpoints {
                 fs_err::remove_dir_all(entry.path())?;
             }
         }
-        Ok(Self { directory, image, vmm, slots, loaded: Mutex::default() })
+        Ok(Self { directory, image, vmm, slots, coming: Mutex::default() })
     }
 
     /// The image that checkpoints are made of.
@@ -124,11 +126,31 @@ impl Checkpoints {
     }
 
     /// The checkpoint of a shape: loaded, read from the disk, or made by a cold boot, once however
-    /// many ask together.
-    pub async fn get(&self, shape: Shape) -> Result<Arc<Checkpoint>, Error> {
+    /// many ask together. If that fails, all of them learn why, and the next one tries again.
+    pub async fn get(self: &Arc<Self>, shape: Shape) -> Result<Arc<Checkpoint>, Error> {
         let key = self.key(shape);
-        let slot = Arc::clone(self.loaded.lock().expect("no panic under it").entry(key.clone()).or_default());
-        slot.get_or_try_init(|| self.load_or_make(key, shape)).await.cloned()
+        let coming = {
+            let mut coming = self.coming.lock().expect("no panic under it");
+            match coming.get(&key) {
+                Some(coming) => coming.clone(),
+                None => {
+                    // A task of its own: a caller who goes away does not end it for the others.
+                    let task = tokio::spawn(Arc::clone(self).load_or_make(key.clone(), shape));
+                    let new: Coming = async move { task.await.map_err(Error::internal)? }.boxed().shared();
+                    coming.insert(key, new.clone());
+                    new
+                }
+            }
+        };
+        coming.await
+    }
+
+    async fn load_or_make(self: Arc<Self>, key: String, shape: Shape) -> Result<Arc<Checkpoint>, Error> {
+        let outcome = self.find_or_make(&key, shape).await;
+        if outcome.is_err() {
+            self.coming.lock().expect("no panic under it").remove(&key);
+        }
+        outcome
     }
 
     fn key(&self, shape: Shape) -> String {
@@ -141,8 +163,8 @@ impl Checkpoints {
         )
     }
 
-    async fn load_or_make(&self, key: String, shape: Shape) -> Result<Arc<Checkpoint>, Error> {
-        let directory = self.directory.join(&key);
+    async fn find_or_make(&self, key: &str, shape: Shape) -> Result<Arc<Checkpoint>, Error> {
+        let directory = self.directory.join(key);
         if !directory.join(RECORD).exists() {
             let making = self.directory.join(format!("making-{}-{key}", std::process::id()));
             let made = self.make(&making, &directory, shape).await;
@@ -151,7 +173,7 @@ impl Checkpoints {
             }
             made?;
         }
-        let image = self.image.clone();
+        let (key, image) = (key.to_owned(), self.image.clone());
         tokio::task::spawn_blocking(move || load(key, directory, image, shape))
             .await
             .map_err(Error::internal)?

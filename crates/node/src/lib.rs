@@ -33,7 +33,7 @@ use nullspace_node_api::{MachineSpec, Report, no_such_machine};
 use nullspace_types::id::SandboxId;
 use nullspace_types::{Code, Error};
 use nullspace_vmm::Vmm;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{AccelerationChoice, Config, Driver, NetworkConfig};
@@ -52,15 +52,15 @@ enum Entry {
 pub struct Node {
     vmm: Arc<dyn Vmm>,
     slots: Arc<slot::Slots>,
-    checkpoints: checkpoint::Checkpoints,
+    checkpoints: Arc<checkpoint::Checkpoints>,
     directories: machine::Directories,
     capacity: Arc<capacity::Capacity>,
     turns: Semaphore,
     spares: spare::Spares,
     reports: mpsc::Sender<Report>,
     stopping: CancellationToken,
-    /// Whether the first checkpoint is there, or will not be.
-    prepared: tokio::sync::watch::Sender<bool>,
+    /// Why no machine can be made yet, as long as the first checkpoint is not there.
+    unprepared: watch::Sender<Option<String>>,
     entries: Mutex<HashMap<SandboxId, Entry>>,
 }
 

@@ -41,8 +41,8 @@ impl LocalNode {
 #[async_trait]
 impl Api for LocalNode {
     async fn ready(&self) -> Result<()> {
-        if !*self.0.prepared.borrow() {
-            return Err(Error::new(Code::Unavailable, "the template is being booted and captured"));
+        if let Some(reason) = &*self.0.unprepared.borrow() {
+            return Err(Error::new(Code::Unavailable, reason.clone()));
         }
         if self.0.stopping.is_cancelled() {
             return Err(Error::new(Code::Unavailable, "the server is stopping"));

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nullspace_image::Image;
-use nullspace_node_api::Report;
+use nullspace_node_api::{Report, Shape};
 use nullspace_types::{Code, Error};
 use nullspace_vmm::{Vmm, fake, qemu};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::capacity::Capacity;
@@ -18,6 +19,9 @@ use crate::machine::Directories;
 use crate::slot::{Slot, Slots, net_error};
 use crate::spare::Spares;
 use crate::{AccelerationChoice, Config, Driver, NetworkConfig, Node, recover};
+
+/// How long after a failure a checkpoint is tried again.
+const PREPARE_AGAIN: Duration = Duration::from_secs(15);
 
 /// Everything a node is made of.
 pub struct Settings {
@@ -63,14 +67,14 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
     let node = Arc::new(Node {
         capacity: Arc::new(Capacity::new(&config, data_dir)),
         spares: Spares::new(directories.spares.clone(), config.spare_machines),
-        checkpoints: checkpoints.map_err(Error::internal)?,
+        checkpoints: Arc::new(checkpoints.map_err(Error::internal)?),
         vmm,
         slots,
         directories,
         turns: Semaphore::new(turns),
         reports,
         stopping: CancellationToken::new(),
-        prepared: tokio::sync::watch::channel(false).0,
+        unprepared: watch::channel(Some("the template is being booted and captured".into())).0,
         entries: Mutex::default(),
     });
     recover::take_up(&node, survivors, kept).await?;
@@ -147,17 +151,28 @@ async fn real_slots(
     Ok((Slots::Real { pool, instance }, kept))
 }
 
-/// Makes the configured checkpoints, one after the other, and then spares of the first.
-async fn prepare(node: Arc<Node>, shapes: Vec<nullspace_node_api::Shape>) {
-    for (n, shape) in shapes.into_iter().enumerate() {
-        if let Err(error) = node.checkpoints.get(shape).await {
-            tracing::error!(%error, context = error.context, vcpus = shape.vcpus, memory_mb = shape.memory_mb, "no checkpoint");
-            continue;
+/// Makes the configured checkpoints, one after the other, and then spares of the first. One that
+/// cannot be made is tried again: the disk may have been full.
+async fn prepare(node: Arc<Node>, shapes: Vec<Shape>) {
+    let Some(&first) = shapes.first() else {
+        node.unprepared.send_replace(None);
+        return;
+    };
+    for shape in shapes {
+        while let Err(error) = node.checkpoints.get(shape).await {
+            let Shape { vcpus, memory_mb } = shape;
+            tracing::error!(%error, context = error.context, vcpus, memory_mb, "the template cannot be captured");
+            if shape == first {
+                node.unprepared.send_replace(Some(format!("the template cannot be captured: {error}")));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PREPARE_AGAIN) => {}
+                () = node.stopping.cancelled() => return,
+            }
         }
-        if n == 0 {
-            node.prepared.send_replace(true);
+        if shape == first {
+            node.unprepared.send_replace(None);
             node.spares.want(shape);
         }
     }
-    node.prepared.send_replace(true);
 }

@@ -152,7 +152,8 @@ impl Harness {
         self.launch(Box::new(move |start| async move { Ok(host.node(start.reports)) }.boxed())).await;
     }
 
-    async fn launch(&mut self, node: StartNode) {
+    /// Starts a server whose node is started like this, and waits only until it listens.
+    pub async fn launch(&mut self, node: StartNode) {
         assert!(self.running.is_none(), "one server at a time");
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter("debug,hyper=info,sqlx=info")
@@ -302,6 +303,16 @@ impl Harness {
         self.until(|| async {
             let answer = self.get(&format!("/v1/sandboxes/{id}")).await;
             (answer.body["status"] == status).then_some(answer.body)
+        })
+        .await
+    }
+
+    /// The ID of the one sandbox that is being created. It is written while its machine is being made, so
+    /// it may be listed only a moment after the node was asked.
+    pub async fn creating(&self) -> String {
+        self.until(|| async {
+            let listed = self.get("/v1/sandboxes?state=creating").await.expect(200);
+            listed["items"][0]["id"].as_str().map(str::to_owned)
         })
         .await
     }

@@ -270,6 +270,11 @@ impl Table {
         }
     }
 
+    /// Forgets all that have ended.
+    pub fn forget_ended(&self) {
+        self.inner().processes.retain(|_, process| process.state().exit.is_none());
+    }
+
     /// The process with this number, which counts as used now.
     pub fn find(&self, pid: u32) -> Result<Arc<Process>, Status> {
         let mut inner = self.inner();

@@ -107,6 +107,8 @@ impl Service {
         self.tokens.replace(request.token.clone());
         let adopted =
             Adopted { sandbox_id: request.sandbox_id, token: request.token, envs: request.envs, cwd, reply };
+        // What prepared the machine is nobody's business from here on.
+        self.table.forget_ended();
         // Only here, under the lock, and it was empty.
         let _ = self.adopted.set(adopted);
         Ok(reply)

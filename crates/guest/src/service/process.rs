@@ -27,7 +27,8 @@ const SHELL: &str = "/bin/sh";
 impl Service {
     pub(super) async fn do_run(&self, request: pb::RunRequest) -> Result<Events, Status> {
         let arrived = Instant::now();
-        let adopted = self.adopted()?;
+        // Absent while the machine is being prepared: then with no environment or directory of its own.
+        let adopted = self.adopted.get();
         check_environment(&request.envs)?;
         let has_nul = |text: &String| text.contains('\0');
         if has_nul(&request.command) || request.args.iter().any(has_nul) {
@@ -42,7 +43,7 @@ impl Service {
         let Some(account) = Account::find(&request.user) else {
             return Ok(failed(Reason::BadUser, format!("there is no user {}", request.user)));
         };
-        let default = adopted.cwd.as_deref().unwrap_or(WORKSPACE);
+        let default = adopted.and_then(|adopted| adopted.cwd.as_deref()).unwrap_or(WORKSPACE);
         let directory = if request.cwd.is_empty() {
             PathBuf::from(default)
         } else {
@@ -138,7 +139,7 @@ fn shown(request: &pb::RunRequest) -> String {
 
 /// The user's own variables, the machine's over them, the call's over those.
 fn environment(
-    adopted: &Adopted,
+    adopted: Option<&Adopted>,
     account: &Account,
     envs: impl IntoIterator<Item = (String, String)>,
 ) -> BTreeMap<String, String> {
@@ -148,7 +149,8 @@ fn environment(
         ("USER".to_string(), account.name.clone()),
         ("LOGNAME".to_string(), account.name.clone()),
     ]);
-    environment.extend(adopted.envs.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let own = adopted.into_iter().flat_map(|adopted| &adopted.envs);
+    environment.extend(own.map(|(name, value)| (name.clone(), value.clone())));
     environment.extend(envs);
     environment
 }

@@ -6,13 +6,16 @@ use tonic::Code;
 use crate::agent::{Agent, CHECKPOINT_TOKEN, TOKEN, connect};
 
 #[tokio::test]
-async fn before_adoption_only_hello_and_adopt_are_answered() {
+async fn before_adoption_only_what_prepares_the_machine_is_answered() {
     let mut agent = Agent::bare(None).await;
     let hello = agent.client.hello(pb::HelloRequest { generation: 1 }).await.unwrap().into_inner();
     assert_eq!((hello.generation, hello.sandbox_id.as_str()), (pb::GENERATION, ""));
     assert!(hello.agent_start_us > 0 && !hello.kernel_release.is_empty());
     let refused = agent.client.metrics(pb::MetricsRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
+    let run = pb::RunRequest { command: "true".into(), ..Default::default() };
+    let mut events = agent.client.run(run).await.unwrap().into_inner();
+    while events.message().await.unwrap().is_some() {}
     for token in [None, Some("wrong")] {
         let mut stranger = connect(agent.address, token).await;
         let refused = stranger.hello(pb::HelloRequest { generation: 1 }).await.unwrap_err();

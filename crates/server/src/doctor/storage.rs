@@ -32,7 +32,7 @@ pub(super) fn disk(data_dir: &Path, config: &Config) -> Check {
             );
         }
     };
-    let free_mb = u64::from(space.blocks_available()) * u64::from(space.fragment_size()) >> 20;
+    let free_mb = (space.blocks_available() * space.fragment_size()) >> 20;
     let kind = kind(stat.filesystem_type().0.cast_unsigned());
     let message =
         format!("{free_mb} MiB free for {} ({})", data_dir.display(), kind.unwrap_or("another file system"));

@@ -9,8 +9,7 @@ async fn a_destroy_during_a_create_ends_both() {
         let create = server.post("/v1/sandboxes", json!({}));
         let destroy = async {
             server.host.reached(point).await;
-            let listed = server.get("/v1/sandboxes?state=creating").await.expect(200);
-            let id = listed["items"][0]["id"].as_str().unwrap().to_owned();
+            let id = server.creating().await;
             let path = format!("/v1/sandboxes/{id}");
             server
                 .post(&format!("{path}/exec"), json!({"command": "true"}))
@@ -62,5 +61,32 @@ async fn a_destroy_that_the_host_refuses_is_tried_again_until_it_is_done() {
     let id = server.sandbox().await;
     server.host.fail_destroys(2);
     server.delete(&format!("/v1/sandboxes/{id}")).await.expect(200);
+    assert!(server.host.machines().is_empty());
+}
+
+#[tokio::test]
+async fn a_machine_that_is_never_made_is_given_up_and_its_create_fails() {
+    let mut config = nullspace_server::Config::default();
+    config.limits.create_secs_max = 1;
+    let server = Harness::with(config).await;
+    server.host.hold(Point::CreateBefore);
+    let message = server.post("/v1/sandboxes", json!({})).await.refused(503, "unavailable");
+    assert!(message.contains("was not made within 1 second"), "{message}");
+    assert_eq!((server.host.made(), server.get("/v1/sandboxes").await.expect(200)), (0, json!([])));
+}
+
+#[tokio::test]
+async fn a_destroy_is_heard_while_the_host_refuses_to_end_what_a_kill_left_half_made() {
+    let mut server = Harness::start().await;
+    server.host.hold(Point::CreateAfter);
+    let call = tokio::spawn(server.request(reqwest::Method::POST, "/v1/sandboxes").json(&json!({})).send());
+    server.host.reached(Point::CreateAfter).await;
+    let path = format!("/v1/sandboxes/{}", server.creating().await);
+    server.kill().await;
+    assert!(call.await.unwrap().is_err());
+    server.host.release(Point::CreateAfter);
+    server.host.fail_destroys(2);
+    server.start_again().await;
+    server.delete(&path).await.expect(200);
     assert!(server.host.machines().is_empty());
 }

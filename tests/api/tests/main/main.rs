@@ -7,6 +7,7 @@ mod destroy;
 mod full_disk;
 mod idempotency;
 mod journey;
+mod key;
 mod list;
 mod lost;
 mod server;

@@ -1,4 +1,6 @@
-use nullspace_server::{Server, ServerOptions, compose::local_node};
+use futures::FutureExt as _;
+use nullspace_server::compose::{NodeStart, local_node};
+use nullspace_server::{Server, ServerOptions};
 use nullspace_tests_api::{Harness, Point};
 use nullspace_types::{Code, Error};
 use serde_json::json;
@@ -12,6 +14,30 @@ async fn health_is_true_only_while_a_sandbox_could_be_created() {
     assert_eq!(message, "no memory for another machine");
     server.host.set_ready(None);
     server.get("/healthz").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_server_that_starts_says_so_until_its_node_is_up() {
+    let mut server = Harness::start().await;
+    let id = server.sandbox().await;
+    server.stop().await;
+    let (go, wait) = tokio::sync::oneshot::channel::<()>();
+    let host = server.host.clone();
+    let start = move |start: NodeStart| {
+        async move {
+            wait.await.expect("the test lets it go on");
+            Ok(host.node(start.reports))
+        }
+        .boxed()
+    };
+    server.launch(Box::new(start)).await;
+    assert_eq!(server.get("/healthz").await.refused(503, "unavailable"), "the server is starting");
+    server.get(&format!("/v1/sandboxes/{id}")).await.refused(503, "unavailable");
+    // The code on which clients repeat a create.
+    server.create_with_key("k", json!({})).await.refused(409, "transition_in_progress");
+    go.send(()).expect("the node waits");
+    server.until(|| async { (server.get("/healthz").await.status == 200).then_some(()) }).await;
+    server.get(&format!("/v1/sandboxes/{id}")).await.expect(200);
 }
 
 #[tokio::test]

@@ -1,1 +1,0 @@
-//! Real machines: what only they can show.
