@@ -128,9 +128,9 @@ impl hyper::service::Service<Request<Incoming>> for Door {
     }
 }
 
-/// A request's body that ends only where the caller ended it. The HTTP library shows a call that was
-/// given up like one that was completed, and so does the gRPC library where the error says
-/// `cancelled`; a file would be put in place with half of its content.
+/// A request's body that ends only where the caller ended it. A call that was given up looks to the
+/// gRPC library like one that was completed, if its body fails with what says `cancelled`; a file
+/// would be put in place with half of its content. So it fails with something else here.
 struct Whole(Incoming);
 
 impl Body for Whole {
@@ -141,11 +141,12 @@ impl Body for Whole {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let given_up = || Poll::Ready(Some(Err(Status::aborted("the call was given up").into())));
         match Pin::new(&mut self.0).poll_frame(context) {
-            Poll::Ready(None) if !self.0.is_end_stream() => {
-                Poll::Ready(Some(Err(Box::new(Status::aborted("the call was given up")))))
-            }
-            other => other.map_err(Into::into),
+            Poll::Ready(Some(Err(_))) => given_up(),
+            Poll::Ready(None) if !self.0.is_end_stream() => given_up(),
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+            Poll::Pending => Poll::Pending,
         }
     }
 

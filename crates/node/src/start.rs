@@ -39,6 +39,7 @@ pub struct Settings {
 pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<Arc<Node>, Error> {
     let Settings { node: config, network, data_dir, image_dir } = settings;
     let unusable = |error: &dyn std::fmt::Display| Error::new(Code::Unavailable, error.to_string());
+    raise_descriptor_limit()?;
     let shapes = config.parsed_shapes().map_err(|error| unusable(&error))?;
     let directories = Directories::make(&data_dir.join("node")).map_err(Error::internal)?;
     let checkpoint_dir = config.checkpoint_dir.clone().unwrap_or_else(|| data_dir.join("checkpoints"));
@@ -81,6 +82,13 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
     tokio::spawn(prepare(Arc::clone(&node), shapes));
     tokio::spawn(crate::spare::keep(Arc::clone(&node)));
     Ok(node)
+}
+
+/// Every machine holds some descriptors here, of its slot, its monitor and its link.
+fn raise_descriptor_limit() -> Result<(), Error> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Error::internal)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(Error::internal)
 }
 
 /// Tells this server's machines, namespaces and groups from another's on the same host.
