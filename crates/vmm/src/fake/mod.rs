@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-pub use agent::FakeAgent;
+pub use agent::{FakeAgent, Fault};
 
 use crate::{Description, Error, GuestLink, Handle, Hardware, LinkStream, MachineEvent, Memory, Monitor, Placement, Vmm};
 
