@@ -152,6 +152,17 @@ impl Hierarchy {
         names
     }
 
+    /// The processes in a group.
+    pub fn processes(&self, name: &str) -> Vec<u32> {
+        let files = self.paths(name).into_iter().map(|group| group.join("cgroup.procs"));
+        let texts = files.filter_map(|file| fs_err::read_to_string(file).ok());
+        let mut pids: Vec<u32> =
+            texts.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>()).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
     /// Removes a group in which nothing runs any more. One that is not there is no error.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         for group in self.paths(name) {

@@ -21,7 +21,7 @@ use nullspace_vmm::{Description, Hardware, Memory, Monitor, Vmm};
 use serde::{Deserialize, Serialize};
 
 use crate::guest::{Guest, answered, failed};
-use crate::machine::{disk_error, remove_directory};
+use crate::machine::{self, disk_error, remove_directory};
 use crate::slot::Slots;
 
 /// Grows when the layout of a checkpoint changes.
@@ -106,15 +106,19 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Removes what an interrupted making has left.
-    pub fn open(directory: PathBuf, image: Image, vmm: Arc<dyn Vmm>, slots: Arc<Slots>) -> std::io::Result<Self> {
-        fs_err::create_dir_all(&directory)?;
-        for entry in fs_err::read_dir(&directory)? {
-            let entry = entry?;
+    /// Removes what an interrupted making has left, a booting machine included.
+    pub async fn open(
+        directory: PathBuf,
+        image: Image,
+        vmm: Arc<dyn Vmm>,
+        slots: Arc<Slots>,
+    ) -> Result<Self, Error> {
+        for entry in fs_err::read_dir(&directory).map_err(Error::internal)? {
+            let entry = entry.map_err(Error::internal)?;
             if let Some(maker) = entry.file_name().to_str().and_then(|name| name.strip_prefix("making-"))
                 && !maker.split('-').next().is_some_and(|pid| Path::new("/proc").join(pid).exists())
             {
-                fs_err::remove_dir_all(entry.path())?;
+                crate::recover::remove(vmm.as_ref(), None, &entry.path()).await?;
             }
         }
         Ok(Self { directory, image, vmm, slots, coming: Mutex::default() })
@@ -197,7 +201,10 @@ impl Checkpoints {
             let placement = slot.placement(making)?;
             let begun = Instant::now();
             let monitor = self.vmm.boot(&hardware, placement, &memory).await.map_err(vmm_error)?;
-            let captured = self.capture(monitor.as_ref(), &token, making, begun).await;
+            let captured = match machine::note_process(making, monitor.handle()).await {
+                Ok(()) => self.capture(monitor.as_ref(), &token, making, begun).await,
+                Err(error) => Err(error),
+            };
             monitor.end().await.map_err(vmm_error)?;
             captured
         }
@@ -298,7 +305,7 @@ fn publish(making: &Path, target: &Path, memory: &Memory, record: &Record) -> Re
         fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).map_err(disk_error)?;
         fs_err::File::open(&path).and_then(|file| file.sync_all()).map_err(disk_error)?;
     }
-    for name in ["qmp.sock", "monitor.log"] {
+    for name in ["qmp.sock", "monitor.log", machine::PROCESS] {
         fs_err::remove_file(making.join(name)).or_else(absent).map_err(disk_error)?;
     }
     fs_err::remove_dir_all(making.join("root")).or_else(absent).map_err(disk_error)?;

@@ -15,6 +15,7 @@ use nullspace_types::sandbox::SandboxMetrics;
 use nullspace_types::{Code, Error, Result};
 use tokio::sync::mpsc;
 
+use crate::checkpoint::vmm_error;
 use crate::create::TEMPLATE;
 use crate::guest::{answered, process_error};
 use crate::running::SAMPLES;
@@ -165,7 +166,8 @@ impl Api for LocalNode {
         self.0.stopping.cancel();
         let drained = self.0.spares.drain().await;
         let stopped = self.0.slots.shutdown().await;
-        if let Err(error) = drained.and(stopped) {
+        let closed = self.0.vmm.close().await.map_err(vmm_error);
+        if let Err(error) = drained.and(stopped).and(closed) {
             tracing::error!(%error, context = error.context, "something of the node's was left behind");
         }
     }

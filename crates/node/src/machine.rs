@@ -16,7 +16,7 @@ pub const RECORD: &str = "machine.json";
 /// The disk layer's name there.
 pub const TOP: &str = "top.qcow2";
 /// Written as soon as there is a process, so that one that was never adopted can be ended.
-const PROCESS: &str = "process.json";
+pub const PROCESS: &str = "process.json";
 
 /// What is written down of a running machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nullspace_types::Error;
 use nullspace_vmm::Vmm;
 
+use crate::checkpoint::vmm_error;
 use crate::machine::{self, Directories, Record, remove_directory};
 use crate::slot::Slot;
 
@@ -31,6 +32,8 @@ pub async fn survivors(directories: &Directories, vmm: &dyn Vmm) -> Result<Vec<S
     for directory in subdirectories(&directories.spares)? {
         remove(vmm, None, &directory).await?;
     }
+    let keep: Vec<String> = found.iter().map(|survivor| survivor.record.handle.control_group.clone()).collect();
+    vmm.sweep(&keep).await.map_err(vmm_error)?;
     Ok(found)
 }
 
@@ -38,10 +41,11 @@ fn alive(record: &Record) -> bool {
     record.handle.pid == 0 || nullspace_jail::Process::find_again(record.handle.pid, record.handle.start_time).is_ok()
 }
 
-async fn remove(vmm: &dyn Vmm, handle: Option<nullspace_vmm::Handle>, directory: &Path) -> Result<(), Error> {
+/// Ends what a directory's process is, as far as it was noted, and removes the directory.
+pub async fn remove(vmm: &dyn Vmm, handle: Option<nullspace_vmm::Handle>, directory: &Path) -> Result<(), Error> {
     tracing::info!(directory = %directory.display(), "removing what is left of a machine");
     if let Some(handle) = handle.or_else(|| machine::noted_process(directory)) {
-        vmm.remove(&handle).await.map_err(crate::checkpoint::vmm_error)?;
+        vmm.remove(&handle).await.map_err(vmm_error)?;
     }
     remove_directory(directory).await.map_err(Error::internal)
 }

@@ -60,7 +60,7 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
         Driver::Fake => (Slots::Fake(AtomicU32::new(0)), HashMap::new()),
     };
     let slots = Arc::new(slots);
-    let checkpoints = Checkpoints::open(checkpoint_dir, image, Arc::clone(&vmm), Arc::clone(&slots));
+    let checkpoints = Checkpoints::open(checkpoint_dir, image, Arc::clone(&vmm), Arc::clone(&slots)).await?;
     let turns = match config.concurrent_creates {
         0 => std::thread::available_parallelism().map_or(4, |cores| (cores.get() * 2).max(4)),
         set => set,
@@ -68,7 +68,7 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
     let node = Arc::new(Node {
         capacity: Arc::new(Capacity::new(&config, data_dir)),
         spares: Spares::new(directories.spares.clone(), config.spare_machines),
-        checkpoints: Arc::new(checkpoints.map_err(Error::internal)?),
+        checkpoints: Arc::new(checkpoints),
         vmm,
         slots,
         directories,

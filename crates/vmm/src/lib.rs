@@ -170,6 +170,13 @@ pub trait Vmm: Send + Sync {
 
     /// Ends a machine that nobody holds, as far as it still is there, and its control group.
     async fn remove(&self, handle: &Handle) -> Result<(), Error>;
+
+    /// Ends every machine in this driver's control groups but those named: what a server that was
+    /// killed had begun and not yet written down.
+    async fn sweep(&self, keep: &[String]) -> Result<(), Error>;
+
+    /// Removes what the driver holds beside its machines, if it has no machine left.
+    async fn close(&self) -> Result<(), Error>;
 }
 
 /// One machine.

@@ -130,6 +130,14 @@ impl Vmm for FakeVmm {
         kill(handle);
         Ok(())
     }
+
+    async fn sweep(&self, _: &[String]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 impl FakeMonitor {

@@ -67,16 +67,6 @@ impl Qemu {
         Self { description, acceleration, groups: Arc::new(groups), program: found.path.clone() }
     }
 
-    /// Control groups made here and not removed yet.
-    pub fn control_groups(&self) -> Vec<String> {
-        self.groups.list()
-    }
-
-    /// Removes the group that all machines' groups were made in. Fails while one is left.
-    pub fn remove_control_group(&self) -> Result<(), Error> {
-        Ok(self.groups.remove_parent()?)
-    }
-
     async fn start(&self, hardware: &Hardware, placement: Placement, memory: &Memory, devices: Option<File>) -> Result<Arc<QemuMonitor>, Error> {
         let (listener, socket) = qmp::listen(&placement.directory)?;
         let file = |what: &str| {
@@ -202,5 +192,26 @@ impl Vmm for Qemu {
             monitor::ended(&process).await;
         }
         monitor::remove_group(&self.groups, &handle.control_group).await
+    }
+
+    async fn sweep(&self, keep: &[String]) -> Result<(), Error> {
+        for name in self.groups.list().into_iter().filter(|name| !keep.contains(name)) {
+            for pid in self.groups.processes(&name) {
+                if let Ok(process) = Process::find(pid) {
+                    tracing::info!(pid, group = name, "ending a machine that was never written down");
+                    process.kill();
+                    monitor::ended(&process).await;
+                }
+            }
+            monitor::remove_group(&self.groups, &name).await?;
+        }
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        if self.groups.list().is_empty() {
+            self.groups.remove_parent()?;
+        }
+        Ok(())
     }
 }
