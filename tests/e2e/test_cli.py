@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance import binary, until
+from appliance import binary, cache, until
 
 PUBLIC = Path(sys.executable).parent / "nullspace"
 
@@ -18,7 +18,7 @@ PUBLIC = Path(sys.executable).parent / "nullspace"
 class Cli:
     def __init__(self, program, env, cwd):
         self.program, self.cwd = program, cwd
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("NULLSPACE_")} | env
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("NULLSPACE_")} | {"NULLSPACE_CACHE": str(cache())} | env
 
     def __call__(self, *words, stdin="", exit=0, env=None):
         done = subprocess.run([self.program, *words], input=stdin, capture_output=True, text=True, timeout=180,

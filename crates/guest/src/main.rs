@@ -7,7 +7,8 @@
 //!
 //! One thread does all the work, with others for file work that may take long (`mounts`). Deliberately
 //! absent: any configuration, any log beyond the console, any call out of the machine, and any program
-//! of the guest's disk that the agent itself would need.
+//! of the guest's disk that the agent itself would need; so also the machine's SSH host keys, which are
+//! made when SSH is first wanted, not on the path of a create.
 
 mod account;
 mod adopt;
@@ -81,8 +82,10 @@ fn machine() -> io::Result<()> {
     let listen = || -> io::Result<TcpListener> {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
-        // Inherited by what is accepted.
+        // Both are inherited by what is accepted. A link whose other end vanished while the machine
+        // stood still is found out in the end.
         socket.set_nodelay(true)?;
+        socket.set_keepalive(true)?;
         socket.bind_device(Some(boot::LINK_DEVICE.as_bytes()))?;
         socket.bind(SocketAddr::from((pb::GUEST_ADDRESS, pb::AGENT_PORT)))?;
         socket.listen(64)

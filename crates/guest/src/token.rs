@@ -1,9 +1,9 @@
 //! Who may call.
 //!
 //! Before the machine is adopted, whoever has the checkpoint's token prepares it: Hello, Run, Sync
-//! and Adopt; afterwards all calls, with the token that Adopt gave. Adopt itself is let through with the checkpoint's token for
-//! good: a caller that lost the answer asks again, and proves with the request that it is the same
-//! one. Tokens are compared in constant time and never printed.
+//! and Adopt; afterwards all calls, with the token that Adopt gave. Adopt itself is let through with
+//! the checkpoint's token for good: a caller that lost the answer asks again, and proves with the
+//! request that it is the same one. Tokens are compared in constant time and never printed.
 
 use std::sync::Mutex;
 

@@ -56,8 +56,7 @@ impl Image {
     /// Opens the image in a directory; links are resolved, so that a newer image beside it changes
     /// nothing for whoever holds this one.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let directory =
-            fs_err::canonicalize(directory).map_err(|_| Error::Missing(directory.to_owned()))?;
+        let directory = fs_err::canonicalize(directory).map_err(|_| Error::Missing(directory.to_owned()))?;
         let broken = |reason: String| Error::Broken { directory: directory.clone(), reason };
         let manifest = directory.join("manifest.json");
         let text = fs_err::read(&manifest).map_err(|_| Error::Missing(directory.clone()))?;

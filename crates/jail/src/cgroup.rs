@@ -45,7 +45,9 @@ impl Hierarchy {
         let read = |path: &str| fs_err::read_to_string(path).unwrap_or_default();
         let (mounts, own) = (read("/proc/self/mountinfo"), read("/proc/self/cgroup"));
         Self::unified(&mounts, &own, name)
-            .or_else(|unified| Self::legacy(&mounts, &own, name).map_err(|legacy| format!("{unified}; {legacy}")))
+            .or_else(|unified| {
+                Self::legacy(&mounts, &own, name).map_err(|legacy| format!("{unified}; {legacy}"))
+            })
             .unwrap_or_else(Self::Absent)
     }
 
@@ -96,7 +98,11 @@ impl Hierarchy {
                 parents.push((controller.to_owned(), parent));
             }
         }
-        if parents.is_empty() { Err("no version 1 controller is usable".into()) } else { Ok(Self::Legacy { parents }) }
+        if parents.is_empty() {
+            Err("no version 1 controller is usable".into())
+        } else {
+            Ok(Self::Legacy { parents })
+        }
     }
 
     /// Makes a group with limits; answers the directories to join. Empty where groups are absent.
@@ -156,8 +162,9 @@ impl Hierarchy {
     pub fn processes(&self, name: &str) -> Vec<u32> {
         let files = self.paths(name).into_iter().map(|group| group.join("cgroup.procs"));
         let texts = files.filter_map(|file| fs_err::read_to_string(file).ok());
-        let mut pids: Vec<u32> =
-            texts.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>()).collect();
+        let mut pids: Vec<u32> = texts
+            .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
+            .collect();
         pids.sort_unstable();
         pids.dedup();
         pids

@@ -49,16 +49,19 @@ fn enter() -> Step<i32> {
     }
     if let Some(path) = &spec.network_namespace {
         let namespace = File::open(path).map_err(name("the network namespace cannot be opened"))?;
-        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(name("the network namespace cannot be entered"))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET)
+            .map_err(name("the network namespace cannot be entered"))?;
     }
     unshare(
-        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWPID,
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWPID,
     )
     .map_err(name("namespaces cannot be made"))?;
 
     // The pipe closes by itself when the program is executed; until then it carries the failure.
-    let (failure, report) =
-        nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(name("a pipe cannot be made"))?;
+    let (failure, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(name("a pipe cannot be made"))?;
     // SAFETY: this process has one thread, so the child may go on as if it were the only one.
     #[allow(unsafe_code, reason = "a process namespace is entered by forking")]
     let forked = unsafe { nix::unistd::fork() }.map_err(name("the jail cannot fork"))?;
@@ -66,7 +69,9 @@ fn enter() -> Step<i32> {
         ForkResult::Parent { child } => {
             drop(report);
             let mut step = String::new();
-            File::from(failure).read_to_string(&mut step).map_err(name("the jail's report cannot be read"))?;
+            File::from(failure)
+                .read_to_string(&mut step)
+                .map_err(name("the jail's report cannot be read"))?;
             if step.is_empty() { Ok(child.as_raw()) } else { Err(step) }
         }
         ForkResult::Child => {
@@ -162,7 +167,13 @@ fn build_root(spec: &Spec) -> Step {
     }
     let proc = root.join("proc");
     make_directory(&proc)?;
-    mount_on(Some(Path::new("proc")), &proc, Some("proc"), safe | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, None)?;
+    mount_on(
+        Some(Path::new("proc")),
+        &proc,
+        Some("proc"),
+        safe | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY,
+        None,
+    )?;
     for b in &spec.binds {
         bind(&b.source, &inside(root, &b.target), b.writable)?;
     }
@@ -170,7 +181,13 @@ fn build_root(spec: &Spec) -> Step {
     nix::unistd::pivot_root(".", ".").map_err(name("the jail's root cannot become the root"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(name("the host's root cannot be left"))?;
     nix::unistd::chdir("/").map_err(name("the jail's root cannot be entered"))?;
-    mount_on(None, Path::new("/"), None, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | safe, None)
+    mount_on(
+        None,
+        Path::new("/"),
+        None,
+        MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | safe,
+        None,
+    )
 }
 
 /// A top-level system directory is a link into `/usr` on most hosts, a directory on some.
@@ -206,7 +223,13 @@ fn bind_device(source: &Path, target: &Path) -> Step {
     mount_on(None, target, None, flags, None)
 }
 
-fn mount_on(source: Option<&Path>, target: &Path, kind: Option<&str>, flags: MsFlags, data: Option<&str>) -> Step {
+fn mount_on(
+    source: Option<&Path>,
+    target: &Path,
+    kind: Option<&str>,
+    flags: MsFlags,
+    data: Option<&str>,
+) -> Step {
     mount(source, target, kind, flags, data)
         .map_err(|error| format!("{} cannot be mounted: {error}", source.unwrap_or(target).display()))
 }
@@ -236,8 +259,7 @@ fn redirect_standard_streams() -> Step {
 /// The program gets its own descriptors and no other; whatever else is open closes when it starts.
 fn keep_descriptors(fds: i32, report: &OwnedFd) -> Step {
     let open = fs_err::read_dir("/proc/self/fd").map_err(name("open descriptors cannot be listed"))?;
-    let open: Vec<i32> =
-        open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let open: Vec<i32> = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     for fd in open {
         if fd < FIRST || fd == report.as_raw_fd() {
             continue;
@@ -271,4 +293,3 @@ fn drop_privileges(spec: &Spec) -> Step {
 fn name<E: std::fmt::Display>(step: &'static str) -> impl Fn(E) -> String {
     move |error| format!("{step}: {error}")
 }
-

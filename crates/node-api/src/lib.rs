@@ -197,7 +197,8 @@ pub trait Node: Send + Sync + 'static {
     async fn process_log(&self, id: SandboxId, pid: u32, stream: LogStream) -> Result<ByteStream>;
 
     /// A file's size and content.
-    async fn file_read(&self, id: SandboxId, path: String, user: Option<String>) -> Result<(u64, ByteStream)>;
+    async fn file_read(&self, id: SandboxId, path: String, user: Option<String>)
+    -> Result<(u64, ByteStream)>;
 
     /// Writes a file whole. A body that fails half-way changes nothing.
     async fn file_write(

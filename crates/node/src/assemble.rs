@@ -68,8 +68,10 @@ async fn restore(
     .map_err(disk_error)?;
     let devices = checkpoint.devices().map_err(Error::internal)?;
     let placement = slot.placement(directory)?;
-    let monitor =
-        vmm.restore(&checkpoint.hardware(top), placement, &checkpoint.memory, devices).await.map_err(vmm_error)?;
+    let monitor = vmm
+        .restore(&checkpoint.hardware(top), placement, &checkpoint.memory, devices)
+        .await
+        .map_err(vmm_error)?;
     match machine::note_process(directory, monitor.handle()).await {
         Ok(()) => Ok(monitor),
         Err(error) => {

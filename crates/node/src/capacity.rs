@@ -93,7 +93,9 @@ impl Capacity {
         let free = self.free_disk_mb()?;
         if free < self.disk_reserve_mb {
             let reserve = self.disk_reserve_mb;
-            return Err(refused(format!("the node's disk has only {free} MiB free, less than its reserve of {reserve} MiB")));
+            return Err(refused(format!(
+                "the node's disk has only {free} MiB free, less than its reserve of {reserve} MiB"
+            )));
         }
         Ok(())
     }

@@ -185,7 +185,11 @@ impl Checkpoints {
     }
 
     async fn make(&self, making: &Path, target: &Path, shape: Shape) -> Result<(), Error> {
-        tracing::info!(vcpus = shape.vcpus, memory_mb = shape.memory_mb, "booting the template, once for this size");
+        tracing::info!(
+            vcpus = shape.vcpus,
+            memory_mb = shape.memory_mb,
+            "booting the template, once for this size"
+        );
         remove_directory(making).await.map_err(disk_error)?;
         fs_err::tokio::create_dir_all(making).await.map_err(disk_error)?;
         let bytes = u64::from(self.image.root_size_mb) << 20;
@@ -193,7 +197,8 @@ impl Checkpoints {
             self.vmm.make_layer(&making.join(layer), bytes).await.map_err(vmm_error)?;
         }
         let token = crate::random_hex(32);
-        let kernel_parameters = format!("console=ttyS0 quiet reboot=t panic=-1 {}={token}", proto::TOKEN_PARAMETER);
+        let kernel_parameters =
+            format!("console=ttyS0 quiet reboot=t panic=-1 {}={token}", proto::TOKEN_PARAMETER);
         let hardware = hardware(&self.image, shape, &kernel_parameters, making.join(DISK));
         let memory = Memory::new(shape.memory_mb).map_err(Error::internal)?;
         let slot = self.slots.take().await?;
@@ -231,7 +236,13 @@ impl Checkpoints {
     }
 
     /// Waits for the agent, lets it run what every sandbox runs first, and freezes the machine.
-    async fn capture(&self, monitor: &dyn Monitor, token: &str, making: &Path, begun: Instant) -> Result<u64, Error> {
+    async fn capture(
+        &self,
+        monitor: &dyn Monitor,
+        token: &str,
+        making: &Path,
+        begun: Instant,
+    ) -> Result<u64, Error> {
         let booted = tokio::select! {
             booted = wait_for_agent(monitor, token) => booted,
             () = monitor.ended() => Err(Error::internal("the guest ended in its boot")),
@@ -325,7 +336,9 @@ fn absent(error: std::io::Error) -> std::io::Result<()> {
 fn load(key: String, directory: PathBuf, image: Image, shape: Shape) -> Result<Checkpoint, Error> {
     let broken = |error: &dyn std::fmt::Display| {
         let directory = directory.display();
-        Error::internal(format!("the checkpoint in {directory} cannot be read: {error}; remove it to have it made again"))
+        Error::internal(format!(
+            "the checkpoint in {directory} cannot be read: {error}; remove it to have it made again"
+        ))
     };
     let text = fs_err::read(directory.join(RECORD)).map_err(|error| broken(&error))?;
     let record: Record = serde_json::from_slice(&text).map_err(|error| broken(&error))?;
@@ -344,7 +357,11 @@ pub fn vmm_error(error: nullspace_vmm::Error) -> Error {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    if text.contains("No space left on device") { crate::capacity::disk_full(text) } else { Error::internal(text) }
+    if text.contains("No space left on device") {
+        crate::capacity::disk_full(text)
+    } else {
+        Error::internal(text)
+    }
 }
 
 impl std::fmt::Debug for Checkpoints {

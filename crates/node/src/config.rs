@@ -108,7 +108,8 @@ pub struct NetworkConfig {
 impl Default for NetworkConfig {
     fn default() -> Self {
         let link = crate::slot::link();
-        let nullspace_net::Config { addresses, allow, resolvers, .. } = nullspace_net::Config::new("default", link);
+        let nullspace_net::Config { addresses, allow, resolvers, .. } =
+            nullspace_net::Config::new("default", link);
         Self { addresses, allow, resolvers }
     }
 }

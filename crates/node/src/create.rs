@@ -20,9 +20,16 @@ use crate::{Node, guest};
 pub const TEMPLATE: &str = "base";
 
 /// Makes a machine whole, or leaves nothing of it.
-pub async fn create(node: Arc<Node>, spec: MachineSpec, cancel: CancellationToken) -> Result<Arc<Running>, Error> {
+pub async fn create(
+    node: Arc<Node>,
+    spec: MachineSpec,
+    cancel: CancellationToken,
+) -> Result<Arc<Running>, Error> {
     if spec.template != TEMPLATE {
-        return Err(Error::new(Code::TemplateNotFound, format!("template {:?} does not exist", spec.template)));
+        return Err(Error::new(
+            Code::TemplateNotFound,
+            format!("template {:?} does not exist", spec.template),
+        ));
     }
     let _busy = Busy::begin(Arc::clone(&node));
     let room = room(&node, &spec).await?;

@@ -86,7 +86,11 @@ pub async fn write(
 type Requests = mpsc::Sender<proto::WriteFileRequest>;
 
 /// Sends the messages of a write. A call that ended takes no more, and is answered by itself.
-async fn feed(start: proto::WriteFileStart, mut body: ByteStream, send: Requests) -> Result<(), (Error, Requests)> {
+async fn feed(
+    start: proto::WriteFileStart,
+    mut body: ByteStream,
+    send: Requests,
+) -> Result<(), (Error, Requests)> {
     if send.send(proto::WriteFileRequest { part: Some(Part::Start(start)) }).await.is_err() {
         return Ok(());
     }
@@ -118,7 +122,9 @@ pub async fn list(machine: &Running, dir: String, user: Option<String>, depth: u
     while let Some(entry) = entries.message().await.map_err(|status| file_error(&status))? {
         if found.len() == LIST_LIMIT {
             let message = format!("the directory has more than {LIST_LIMIT} entries");
-            return Err(Error::new(Code::FileError, message).suggest("list a directory below it, or less depth"));
+            return Err(
+                Error::new(Code::FileError, message).suggest("list a directory below it, or less depth")
+            );
         }
         found.push(info(entry)?);
     }

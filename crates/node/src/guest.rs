@@ -85,7 +85,9 @@ pub async fn adopt(client: &mut Client, request: proto::AdoptRequest) -> Result<
 }
 
 /// An answer within [`PATIENCE`].
-pub async fn answered<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
+pub async fn answered<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
     match tokio::time::timeout(PATIENCE, call).await {
         Ok(reply) => reply.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("the guest does not answer")),

@@ -96,7 +96,11 @@ impl Node {
         made.await
     }
 
-    async fn make(self: Arc<Self>, spec: MachineSpec, cancel: CancellationToken) -> Result<Arc<Running>, Error> {
+    async fn make(
+        self: Arc<Self>,
+        spec: MachineSpec,
+        cancel: CancellationToken,
+    ) -> Result<Arc<Running>, Error> {
         let id = spec.sandbox_id;
         let created = create::create(Arc::clone(&self), spec, cancel).await;
         let mut entries = self.entries.lock().expect("no panic under it");
@@ -150,7 +154,9 @@ impl Node {
 fn random_bytes(count: usize) -> Vec<u8> {
     use rand::TryRngCore;
     let mut bytes = vec![0; count];
-    rand::rngs::OsRng.try_fill_bytes(&mut bytes).expect("the kernel's generator never fails once it is seeded");
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut bytes)
+        .expect("the kernel's generator never fails once it is seeded");
     bytes
 }
 

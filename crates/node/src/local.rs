@@ -7,7 +7,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use nullspace_guest_proto as proto;
 use nullspace_node_api::{
-    ByteStream, Command, Finished, LogStream, Machine, MachineSpec, Node as Api, NodeTemplate, ProcessState, Report,
+    ByteStream, Command, Finished, LogStream, Machine, MachineSpec, Node as Api, NodeTemplate, ProcessState,
+    Report,
 };
 use nullspace_types::file::FileInfo;
 use nullspace_types::id::SandboxId;
@@ -126,15 +127,32 @@ impl Api for LocalNode {
         process::log(&*self.0.running(id)?, pid, stream).await
     }
 
-    async fn file_read(&self, id: SandboxId, path: String, user: Option<String>) -> Result<(u64, ByteStream)> {
+    async fn file_read(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+    ) -> Result<(u64, ByteStream)> {
         file::read(&*self.0.running(id)?, path, user).await
     }
 
-    async fn file_write(&self, id: SandboxId, path: String, user: Option<String>, body: ByteStream) -> Result<FileInfo> {
+    async fn file_write(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        body: ByteStream,
+    ) -> Result<FileInfo> {
         file::write(self.0.running(id)?, path, user, body).await
     }
 
-    async fn file_list(&self, id: SandboxId, path: String, user: Option<String>, depth: u32) -> Result<Vec<FileInfo>> {
+    async fn file_list(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        depth: u32,
+    ) -> Result<Vec<FileInfo>> {
         file::list(&*self.0.running(id)?, path, user, depth).await
     }
 
@@ -154,11 +172,23 @@ impl Api for LocalNode {
         file::mkdir(&*self.0.running(id)?, path, user).await
     }
 
-    async fn file_rename(&self, id: SandboxId, old: String, new: String, user: Option<String>) -> Result<FileInfo> {
+    async fn file_rename(
+        &self,
+        id: SandboxId,
+        old: String,
+        new: String,
+        user: Option<String>,
+    ) -> Result<FileInfo> {
         file::rename(&*self.0.running(id)?, old, new, user).await
     }
 
-    async fn file_permissions(&self, id: SandboxId, path: String, mode: u32, user: Option<String>) -> Result<()> {
+    async fn file_permissions(
+        &self,
+        id: SandboxId,
+        path: String,
+        mode: u32,
+        user: Option<String>,
+    ) -> Result<()> {
         file::permissions(&*self.0.running(id)?, path, mode, user).await
     }
 

@@ -99,7 +99,9 @@ fn read_json<T: serde::de::DeserializeOwned>(directory: &Path, name: &str) -> Op
 /// A full disk is the host's limit; anything else is a fault.
 pub fn disk_error(error: std::io::Error) -> Error {
     match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => crate::capacity::disk_full(error),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            crate::capacity::disk_full(error)
+        }
         _ => Error::internal(error),
     }
 }

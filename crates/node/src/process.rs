@@ -106,7 +106,11 @@ async fn listen(mut events: Streaming<proto::RunEvent>, heard: &mut Heard) -> Re
             // An attached stream has no bound of its own: what is too much here is left to the log.
             Some(Event::Output(_)) if heard.cut => {}
             Some(Event::Output(output)) => {
-                let into = if output.stream() == proto::Stream::Stderr { &mut heard.stderr } else { &mut heard.stdout };
+                let into = if output.stream() == proto::Stream::Stderr {
+                    &mut heard.stderr
+                } else {
+                    &mut heard.stdout
+                };
                 into.extend_from_slice(&output.data);
                 heard.cut = (heard.stdout.len() + heard.stderr.len()) as u64 > INLINE_LIMIT;
             }

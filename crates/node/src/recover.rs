@@ -32,17 +32,23 @@ pub async fn survivors(directories: &Directories, vmm: &dyn Vmm) -> Result<Vec<S
     for directory in subdirectories(&directories.spares)? {
         remove(vmm, None, &directory).await?;
     }
-    let keep: Vec<String> = found.iter().map(|survivor| survivor.record.handle.control_group.clone()).collect();
+    let keep: Vec<String> =
+        found.iter().map(|survivor| survivor.record.handle.control_group.clone()).collect();
     vmm.sweep(&keep).await.map_err(vmm_error)?;
     Ok(found)
 }
 
 fn alive(record: &Record) -> bool {
-    record.handle.pid == 0 || nullspace_jail::Process::find_again(record.handle.pid, record.handle.start_time).is_ok()
+    record.handle.pid == 0
+        || nullspace_jail::Process::find_again(record.handle.pid, record.handle.start_time).is_ok()
 }
 
 /// Ends what a directory's process is, as far as it was noted, and removes the directory.
-pub async fn remove(vmm: &dyn Vmm, handle: Option<nullspace_vmm::Handle>, directory: &Path) -> Result<(), Error> {
+pub async fn remove(
+    vmm: &dyn Vmm,
+    handle: Option<nullspace_vmm::Handle>,
+    directory: &Path,
+) -> Result<(), Error> {
     tracing::info!(directory = %directory.display(), "removing what is left of a machine");
     if let Some(handle) = handle.or_else(|| machine::noted_process(directory)) {
         vmm.remove(&handle).await.map_err(vmm_error)?;

@@ -158,7 +158,11 @@ async fn driver(
         None => {
             let mut machine = running.record.machine.clone();
             machine.generation += 1;
-            let reason = if guest_ended { "the guest shut down or crashed" } else { "the machine's monitor was killed" };
+            let reason = if guest_ended {
+                "the guest shut down or crashed"
+            } else {
+                "the machine's monitor was killed"
+            };
             if node.reports.send(Report::MachineLost { machine, reason: reason.into() }).await.is_err() {
                 tracing::warn!(%sandbox, "nobody hears that a machine was lost");
             }

@@ -115,9 +115,12 @@ impl Slot {
             Self::Real { slot, instance } => {
                 (slot.open_tap().map_err(net_error)?, slot.netns_path(), slot.uid(), instance)
             }
-            Self::Fake(_) => {
-                (std::fs::File::open("/dev/null").map_err(Error::internal)?.into(), "/dev/null".into(), 0, "fake")
-            }
+            Self::Fake(_) => (
+                std::fs::File::open("/dev/null").map_err(Error::internal)?.into(),
+                "/dev/null".into(),
+                0,
+                "fake",
+            ),
         };
         Ok(Placement {
             name: format!("{instance}-{}", self.index()),

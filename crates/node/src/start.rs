@@ -150,7 +150,8 @@ async fn real_slots(
         max: config.max_machines + config.spare_machines + 8,
         ..nullspace_net::Config::new(instance.clone(), crate::slot::link())
     };
-    let (pool, kept) = nullspace_net::SlotPool::start(settings, keep.iter().copied().collect()).await.map_err(net_error)?;
+    let (pool, kept) =
+        nullspace_net::SlotPool::start(settings, keep.iter().copied().collect()).await.map_err(net_error)?;
     let kept = kept.into_iter().map(|slot| {
         let index = slot.index();
         (index, Slot::Real { slot, instance: instance.clone() })

@@ -150,7 +150,12 @@ pub trait Vmm: Send + Sync {
     fn description(&self) -> &Description;
 
     /// Boots a machine from nothing, its memory shared so that it can be captured.
-    async fn boot(&self, hardware: &Hardware, placement: Placement, memory: &Memory) -> Result<Arc<dyn Monitor>, Error>;
+    async fn boot(
+        &self,
+        hardware: &Hardware,
+        placement: Placement,
+        memory: &Memory,
+    ) -> Result<Arc<dyn Monitor>, Error>;
 
     /// Restores a machine over a sealed memory and a device state. It stands still until
     /// [`Monitor::resume`].

@@ -59,7 +59,8 @@ impl Memory {
 
     /// Makes it immutable for good. No monitor may have it mapped for writing any more.
     pub fn seal(&self) -> io::Result<()> {
-        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        let seals =
+            SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&self.file, FcntlArg::F_ADD_SEALS(seals))?;
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! What needs a machine (mounts, adoption of the kernel's identity, power) is not here but in
 //! `tests/vm`. Every test starts an agent of its own with directories of its own.
 
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
 mod agent;
 mod files;
 mod processes;

@@ -66,7 +66,8 @@ impl FakeAgent {
         let service = AgentServer::new(self).max_decoding_message_size(proto::MESSAGE_LIMIT);
         let service = InterceptedService::new(service, move |request: Request<()>| checked.check(request));
         let links = tokio_stream::iter([Ok::<_, std::io::Error>(stream)]);
-        let served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(links).await;
+        let served =
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(links).await;
         if let Err(error) = served {
             tracing::debug!(%error, "a link to a fake agent broke");
         }

@@ -17,7 +17,10 @@ use tokio::sync::watch;
 
 pub use agent::{FakeAgent, Fault};
 
-use crate::{Description, Error, GuestLink, Handle, Hardware, LinkStream, MachineEvent, Memory, Monitor, Placement, Vmm};
+use crate::{
+    Description, Error, GuestLink, Handle, Hardware, LinkStream, MachineEvent, Memory, Monitor, Placement,
+    Vmm,
+};
 
 /// Bytes that a link holds before its writer waits.
 const LINK_BYTES: usize = 64 << 10;
@@ -67,12 +70,16 @@ impl GuestLink for FakeLink {
 
 fn start(hardware: &Hardware, placement: &Placement) -> Arc<FakeMonitor> {
     let parameters = hardware.kernel_parameters.split_ascii_whitespace();
-    let token = parameters.filter_map(|word| word.strip_prefix("nullspace.token=")).next().unwrap_or_default();
+    let token =
+        parameters.filter_map(|word| word.strip_prefix("nullspace.token=")).next().unwrap_or_default();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let control_group = format!("fake-{}-{number}", std::process::id());
     let handle = Handle { pid: 0, start_time: number, control_group, directory: placement.directory.clone() };
-    let monitor =
-        Arc::new(FakeMonitor { handle, agent: FakeAgent::new(token.to_owned()), ended: watch::channel(false).0 });
+    let monitor = Arc::new(FakeMonitor {
+        handle,
+        agent: FakeAgent::new(token.to_owned()),
+        ended: watch::channel(false).0,
+    });
     let mut machines = MACHINES.lock().expect("no panic under it");
     machines.insert(monitor.handle.control_group.clone(), Arc::clone(&monitor));
     monitor
@@ -100,7 +107,12 @@ impl Vmm for FakeVmm {
         &self.description
     }
 
-    async fn boot(&self, hardware: &Hardware, placement: Placement, _: &Memory) -> Result<Arc<dyn Monitor>, Error> {
+    async fn boot(
+        &self,
+        hardware: &Hardware,
+        placement: Placement,
+        _: &Memory,
+    ) -> Result<Arc<dyn Monitor>, Error> {
         Ok(Arc::new(FakeHandle(start(hardware, &placement))))
     }
 

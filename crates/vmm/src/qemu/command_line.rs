@@ -76,7 +76,12 @@ pub const TOP_NODE: &str = "top";
 pub const CONSOLE: &str = "console";
 
 /// The arguments behind the program's name.
-pub fn arguments(hardware: &Hardware, paths: &Paths, acceleration: Acceleration, start: Start) -> Vec<String> {
+pub fn arguments(
+    hardware: &Hardware,
+    paths: &Paths,
+    acceleration: Acceleration,
+    start: Start,
+) -> Vec<String> {
     let accel = match acceleration {
         Acceleration::Tcg => format!("{}{TRANSLATION_BUFFER_MB}", accelerator(acceleration)),
         Acceleration::Kvm => accelerator(acceleration).to_owned(),
@@ -122,11 +127,10 @@ fn block_nodes(paths: &Paths) -> Vec<String> {
     nodes.push("driver=raw,node-name=base,file=base-file,read-only=on".into());
     let mut below = "base".to_owned();
     for (n, path) in paths.layers.iter().enumerate() {
+        nodes.push(format!("driver=file,node-name=layer-{n}-file,filename={},read-only=on", path.display()));
         nodes.push(format!(
-            "driver=file,node-name=layer-{n}-file,filename={},read-only=on",
-            path.display()
+            "driver=qcow2,node-name=layer-{n},file=layer-{n}-file,backing={below},read-only=on"
         ));
-        nodes.push(format!("driver=qcow2,node-name=layer-{n},file=layer-{n}-file,backing={below},read-only=on"));
         below = format!("layer-{n}");
     }
     nodes.push(format!("driver=file,node-name=top-file,filename={},discard=unmap", paths::TOP));
@@ -169,7 +173,9 @@ mod tests {
         let hardware = hardware();
         for acceleration in [Acceleration::Tcg, Acceleration::Kvm] {
             let words = arguments(&hardware, &Paths::of(&hardware), acceleration, Start::Restore).join(" ");
-            assert!(words.contains("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"));
+            assert!(words.contains(
+                "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+            ));
             assert!(words.contains("-nodefaults") && words.contains("-no-user-config"));
             assert!(!words.contains("/i/") && !words.contains("/c/") && !words.contains("/m/"));
         }
@@ -179,6 +185,10 @@ mod tests {
     fn the_disk_is_a_chain_of_read_only_layers_under_one_that_is_written() {
         let nodes = block_nodes(&Paths::of(&hardware()));
         assert_eq!(nodes.iter().filter(|node| !node.contains("read-only=on")).count(), 2);
-        assert!(nodes.last().is_some_and(|node| node.contains("node-name=top") && node.contains("backing=layer-0")));
+        assert!(
+            nodes
+                .last()
+                .is_some_and(|node| node.contains("node-name=top") && node.contains("backing=layer-0"))
+        );
     }
 }

@@ -67,7 +67,13 @@ impl Qemu {
         Self { description, acceleration, groups: Arc::new(groups), program: found.path.clone() }
     }
 
-    async fn start(&self, hardware: &Hardware, placement: Placement, memory: &Memory, devices: Option<File>) -> Result<Arc<QemuMonitor>, Error> {
+    async fn start(
+        &self,
+        hardware: &Hardware,
+        placement: Placement,
+        memory: &Memory,
+        devices: Option<File>,
+    ) -> Result<Arc<QemuMonitor>, Error> {
         let (listener, socket) = qmp::listen(&placement.directory)?;
         let file = |what: &str| {
             let what = what.to_owned();
@@ -75,7 +81,8 @@ impl Qemu {
         };
         let memory = memory.descriptor().map_err(file("the guest's memory cannot be passed on"))?;
         let log_path = placement.directory.join("monitor.log");
-        let log = fs_err::File::create(&log_path).map_err(file("the monitor's log cannot be made"))?.into_parts().0;
+        let log =
+            fs_err::File::create(&log_path).map_err(file("the monitor's log cannot be made"))?.into_parts().0;
         let start = if devices.is_some() { Start::Restore } else { Start::Boot };
         // Descriptors 3, 4, 5 and, for a restore, 6; the command line names them by these numbers.
         let mut fds: Vec<OwnedFd> = vec![listener, memory, placement.tap];
@@ -96,7 +103,11 @@ impl Qemu {
             network_namespace: Some(placement.network_namespace),
             control_groups: Vec::new(),
             binds: self.binds(hardware, &paths),
-            devices: if self.acceleration == Acceleration::Kvm { vec!["/dev/kvm".into()] } else { Vec::new() },
+            devices: if self.acceleration == Acceleration::Kvm {
+                vec!["/dev/kvm".into()]
+            } else {
+                Vec::new()
+            },
             program: self.program.clone(),
             arguments: command_line::arguments(hardware, &paths, self.acceleration, start),
             file_size_limit: u64::MAX,
@@ -105,8 +116,10 @@ impl Qemu {
         let uid = placement.uid;
         let top = hardware.top.clone();
         let process = tokio::task::spawn_blocking(move || {
-            nix::unistd::chown(&top, Some(uid.into()), Some(uid.into()))
-                .map_err(|error| Error::File { what: format!("{} cannot be given away", top.display()), source: error.into() })?;
+            nix::unistd::chown(&top, Some(uid.into()), Some(uid.into())).map_err(|error| Error::File {
+                what: format!("{} cannot be given away", top.display()),
+                source: error.into(),
+            })?;
             let control_groups = groups.make(&name, limits)?;
             let started = nullspace_jail::launch(&Spec { control_groups, ..spec }, &fds, &log);
             if started.is_err() {
@@ -145,7 +158,12 @@ impl Vmm for Qemu {
         &self.description
     }
 
-    async fn boot(&self, hardware: &Hardware, placement: Placement, memory: &Memory) -> Result<Arc<dyn Monitor>, Error> {
+    async fn boot(
+        &self,
+        hardware: &Hardware,
+        placement: Placement,
+        memory: &Memory,
+    ) -> Result<Arc<dyn Monitor>, Error> {
         Ok(self.start(hardware, placement, memory, None).await?)
     }
 
@@ -179,7 +197,10 @@ impl Vmm for Qemu {
             .arg(bytes.to_string())
             .output()
             .await
-            .map_err(|source| Error::File { what: "qemu-img cannot be run: install qemu-utils".into(), source })?;
+            .map_err(|source| Error::File {
+                what: "qemu-img cannot be run: install qemu-utils".into(),
+                source,
+            })?;
         if output.status.success() {
             return Ok(());
         }

@@ -114,7 +114,9 @@ impl Monitor for QemuMonitor {
     }
 
     async fn save_devices(&self, to: File) -> Result<(), Error> {
-        self.dialogue.run_with(&qmp::AddDescriptor { fdset_id: DEVICES_SET }, Some(OwnedFd::from(to))).await?;
+        self.dialogue
+            .run_with(&qmp::AddDescriptor { fdset_id: DEVICES_SET }, Some(OwnedFd::from(to)))
+            .await?;
         let filename = format!("/dev/fdset/{DEVICES_SET}");
         self.dialogue.run(&qmp::SaveDevices { filename }).await?;
         self.dialogue.run(&qmp::RemoveDescriptor { fdset_id: DEVICES_SET }).await.map(drop)

@@ -75,13 +75,21 @@ pub async fn program() -> Result<Program, Error> {
     let mut numbers = version.split('.').map(|n| n.parse().unwrap_or(0));
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if found < OLDEST {
-        return Err(Error::Unusable(format!("QEMU {version} is too old: {}.{} or newer is needed", OLDEST.0, OLDEST.1)));
+        return Err(Error::Unusable(format!(
+            "QEMU {version} is too old: {}.{} or newer is needed",
+            OLDEST.0, OLDEST.1
+        )));
     }
     Ok(Program { path, version })
 }
 
 /// What machines run with here. `cache` keeps the answer for the next start on the same host.
-pub async fn acceleration(program: &Program, kernel: &Path, initrd: &Path, cache: &Path) -> Result<Found, Error> {
+pub async fn acceleration(
+    program: &Program,
+    kernel: &Path,
+    initrd: &Path,
+    cache: &Path,
+) -> Result<Found, Error> {
     let host = host_identity(program);
     if let Ok(text) = fs_err::tokio::read(cache).await
         && let Ok(cached) = serde_json::from_slice::<Cached>(&text)
@@ -90,7 +98,9 @@ pub async fn acceleration(program: &Program, kernel: &Path, initrd: &Path, cache
         return Ok(cached.found);
     }
     let found = match try_kvm(program, kernel, initrd).await {
-        Ok(()) => Found { acceleration: Acceleration::Kvm, reason: "the guest's kernel boots under KVM".into() },
+        Ok(()) => {
+            Found { acceleration: Acceleration::Kvm, reason: "the guest's kernel boots under KVM".into() }
+        }
         Err(reason) => Found { acceleration: Acceleration::Tcg, reason },
     };
     let text = serde_json::to_vec_pretty(&Cached { host, found: found.clone() })
@@ -104,7 +114,8 @@ pub async fn acceleration(program: &Program, kernel: &Path, initrd: &Path, cache
 /// Kernel, processor and QEMU: what the answer depends on.
 fn host_identity(program: &Program) -> String {
     let read = |path: &str| fs_err::read_to_string(path).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo").lines().find(|line| line.starts_with("model name")).unwrap_or("").to_owned();
+    let cpu =
+        read("/proc/cpuinfo").lines().find(|line| line.starts_with("model name")).unwrap_or("").to_owned();
     format!("{} | {cpu} | {} {}", read("/proc/version").trim(), program.path.display(), program.version)
 }
 
@@ -115,7 +126,14 @@ async fn try_kvm(program: &Program, kernel: &Path, initrd: &Path) -> Result<(), 
     }
     let mut child = tokio::process::Command::new(&program.path)
         .args(["-accel", command_line::accelerator(Acceleration::Kvm), "-machine", command_line::MACHINE])
-        .args(["-cpu", command_line::cpu_model(Acceleration::Kvm), "-m", "256", "-nodefaults", "-no-user-config"])
+        .args([
+            "-cpu",
+            command_line::cpu_model(Acceleration::Kvm),
+            "-m",
+            "256",
+            "-nodefaults",
+            "-no-user-config",
+        ])
         .args(["-display", "none", "-no-reboot", "-serial", "stdio", "-kernel"])
         .arg(kernel)
         .arg("-initrd")

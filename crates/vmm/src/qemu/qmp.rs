@@ -112,10 +112,19 @@ struct Refusal {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {
-    Answer { id: u64, r#return: Value },
-    Refusal { id: u64, error: Refusal },
+    Answer {
+        id: u64,
+        r#return: Value,
+    },
+    Refusal {
+        id: u64,
+        error: Refusal,
+    },
     Event(Event),
-    Greeting { #[serde(rename = "QMP")] _greeting: Value },
+    Greeting {
+        #[serde(rename = "QMP")]
+        _greeting: Value,
+    },
 }
 
 type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Result<Value, String>>>>>>;
@@ -295,7 +304,10 @@ mod tests {
     async fn a_refusal_names_the_command_and_an_end_is_not_waited_for() {
         let (_dir, socket) = qemu_that_says(vec![
             GREETED,
-            ("block_resize", "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no room\"}, \"id\": 2}\n"),
+            (
+                "block_resize",
+                "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no room\"}, \"id\": 2}\n",
+            ),
         ])
         .await;
         let dialogue = Dialogue::open(&socket, mpsc::channel(1).0).await.unwrap();

@@ -177,7 +177,10 @@ impl Agent for FakeAgent {
         Ok(Response::new(all(pieces(&data).into_iter().map(|data| proto::LogChunk { data }).collect())))
     }
 
-    async fn list_processes(&self, _: Request<proto::ListProcessesRequest>) -> Answer<proto::ListProcessesReply> {
+    async fn list_processes(
+        &self,
+        _: Request<proto::ListProcessesRequest>,
+    ) -> Answer<proto::ListProcessesReply> {
         let state = self.state();
         let processes = state.processes.all().map(|process| {
             let exit = *process.exit.borrow();
@@ -193,12 +196,18 @@ impl Agent for FakeAgent {
         Ok(Response::new(proto::ListProcessesReply { processes: processes.collect() }))
     }
 
-    async fn kill_process(&self, request: Request<proto::KillProcessRequest>) -> Answer<proto::KillProcessReply> {
+    async fn kill_process(
+        &self,
+        request: Request<proto::KillProcessRequest>,
+    ) -> Answer<proto::KillProcessReply> {
         self.state().processes.find(request.into_inner().pid)?.kill();
         Ok(Response::new(proto::KillProcessReply {}))
     }
 
-    async fn write_stdin(&self, request: Request<proto::WriteStdinRequest>) -> Answer<proto::WriteStdinReply> {
+    async fn write_stdin(
+        &self,
+        request: Request<proto::WriteStdinRequest>,
+    ) -> Answer<proto::WriteStdinReply> {
         let request = request.into_inner();
         let process = self.state().processes.find(request.pid)?;
         if process.exit.borrow().is_some() {
@@ -216,7 +225,8 @@ impl Agent for FakeAgent {
         let request = request.into_inner();
         let data = self.state().files.read(&self.path(&request.path, &request.user)?)?;
         let size = data.len() as u64;
-        let mut chunks: Vec<_> = pieces(&data).into_iter().map(|data| proto::FileChunk { data, size: 0 }).collect();
+        let mut chunks: Vec<_> =
+            pieces(&data).into_iter().map(|data| proto::FileChunk { data, size: 0 }).collect();
         match chunks.first_mut() {
             Some(first) => first.size = size,
             None => chunks.push(proto::FileChunk::default()),
@@ -224,7 +234,10 @@ impl Agent for FakeAgent {
         Ok(Response::new(all(chunks)))
     }
 
-    async fn write_file(&self, request: Request<Streaming<proto::WriteFileRequest>>) -> Answer<proto::FileInfo> {
+    async fn write_file(
+        &self,
+        request: Request<Streaming<proto::WriteFileRequest>>,
+    ) -> Answer<proto::FileInfo> {
         let mut parts = request.into_inner();
         let start = match parts.message().await?.and_then(|message| message.part) {
             Some(Part::Start(start)) => start,
@@ -268,7 +281,10 @@ impl Agent for FakeAgent {
         Ok(Response::new(proto::RemoveFileReply {}))
     }
 
-    async fn make_directory(&self, request: Request<proto::PathRequest>) -> Answer<proto::MakeDirectoryReply> {
+    async fn make_directory(
+        &self,
+        request: Request<proto::PathRequest>,
+    ) -> Answer<proto::MakeDirectoryReply> {
         let request = request.into_inner();
         let path = self.path(&request.path, &request.user)?;
         self.state().files.make_directories(&path, &request.user)?;
@@ -277,11 +293,15 @@ impl Agent for FakeAgent {
 
     async fn rename_file(&self, request: Request<proto::RenameFileRequest>) -> Answer<proto::FileInfo> {
         let request = request.into_inner();
-        let (old, new) = (self.path(&request.old_path, &request.user)?, self.path(&request.new_path, &request.user)?);
+        let (old, new) =
+            (self.path(&request.old_path, &request.user)?, self.path(&request.new_path, &request.user)?);
         self.state().files.rename(&old, &new).map(Response::new)
     }
 
-    async fn set_permissions(&self, request: Request<proto::SetPermissionsRequest>) -> Answer<proto::SetPermissionsReply> {
+    async fn set_permissions(
+        &self,
+        request: Request<proto::SetPermissionsRequest>,
+    ) -> Answer<proto::SetPermissionsReply> {
         let request = request.into_inner();
         let path = self.path(&request.path, &request.user)?;
         self.state().files.set_mode(&path, request.mode)?;

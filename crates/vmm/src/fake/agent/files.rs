@@ -33,7 +33,12 @@ impl Node {
     fn new(data: Option<Bytes>, owner: &str) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mode = if data.is_some() { 0o644 } else { 0o755 };
-        Self { data, mode, owner: owner.into(), modified_ns: i64::try_from(since.as_nanos()).unwrap_or(i64::MAX) }
+        Self {
+            data,
+            mode,
+            owner: owner.into(),
+            modified_ns: i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+        }
     }
 
     fn info(&self, path: &str) -> proto::FileInfo {
