@@ -82,15 +82,15 @@ mod tests {
     use super::*;
 
     fn resolved(path: &str) -> Result<String, tonic::Code> {
-        resolve(path, "/work/dir").map(|p| p.to_str().unwrap().to_string()).map_err(|e| e.code())
+        resolve(path, "/base/dir").map(|p| p.to_str().unwrap().to_string()).map_err(|e| e.code())
     }
 
     #[test]
     fn paths_are_normalised_and_never_leave_the_root() {
         for (given, meant) in [
             ("/a/b", "/a/b"),
-            ("a", "/work/dir/a"),
-            (".", "/work/dir"),
+            ("a", "/base/dir/a"),
+            (".", "/base/dir"),
             ("../../../../x", "/x"),
             ("/../..", "/"),
             ("//a/.//b/../c/", "/a/c"),

@@ -16,9 +16,11 @@ use jiff::Timestamp;
 use nullspace_guest_proto as proto;
 use nullspace_image::Image;
 use nullspace_node_api::Shape;
-use nullspace_types::Error;
+use nullspace_types::{Code, Error};
 use nullspace_vmm::{Description, Hardware, Memory, Monitor, Vmm};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::guest::{Guest, answered, failed};
 use crate::machine::{self, disk_error, remove_directory};
@@ -103,6 +105,8 @@ pub struct Checkpoints {
     vmm: Arc<dyn Vmm>,
     slots: Arc<Slots>,
     coming: Mutex<HashMap<String, Coming>>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
 }
 
 impl Checkpoints {
@@ -112,6 +116,8 @@ impl Checkpoints {
         image: Image,
         vmm: Arc<dyn Vmm>,
         slots: Arc<Slots>,
+        tasks: TaskTracker,
+        stopping: CancellationToken,
     ) -> Result<Self, Error> {
         for entry in fs_err::read_dir(&directory).map_err(Error::internal)? {
             let entry = entry.map_err(Error::internal)?;
@@ -121,7 +127,7 @@ impl Checkpoints {
                 crate::recover::remove(vmm.as_ref(), None, &entry.path()).await?;
             }
         }
-        Ok(Self { directory, image, vmm, slots, coming: Mutex::default() })
+        Ok(Self { directory, image, vmm, slots, coming: Mutex::default(), tasks, stopping })
     }
 
     /// The image that checkpoints are made of.
@@ -139,7 +145,7 @@ impl Checkpoints {
                 Some(coming) => coming.clone(),
                 None => {
                     // A task of its own: a caller who goes away does not end it for the others.
-                    let task = tokio::spawn(Arc::clone(self).load_or_make(key.clone(), shape));
+                    let task = self.tasks.spawn(Arc::clone(self).load_or_make(key.clone(), shape));
                     let new: Coming = async move { task.await.map_err(Error::internal)? }.boxed().shared();
                     coming.insert(key, new.clone());
                     new
@@ -246,6 +252,7 @@ impl Checkpoints {
         let booted = tokio::select! {
             booted = wait_for_agent(monitor, token) => booted,
             () = monitor.ended() => Err(Error::internal("the guest ended in its boot")),
+            () = self.stopping.cancelled() => return Err(stopping()),
             () = tokio::time::sleep(BOOT_PATIENCE) => Err(Error::internal("the guest does not boot")),
         };
         let (guest, mut client) = match booted {
@@ -261,10 +268,16 @@ impl Checkpoints {
         // No connection of ours is frozen into what every clone begins as.
         drop((client, guest));
         monitor.pause().await.map_err(vmm_error)?;
-        let devices = fs_err::File::create_new(making.join(DEVICES)).map_err(disk_error)?;
+        // QEMU takes a descriptor only with the very access it asks for, which is to write.
+        let devices = fs_err::File::options().write(true).create_new(true).open(making.join(DEVICES));
+        let devices = devices.map_err(disk_error)?;
         monitor.save_devices(devices.into_parts().0).await.map_err(vmm_error)?;
         Ok(boot_ms)
     }
+}
+
+fn stopping() -> Error {
+    Error::new(Code::Unavailable, "the server is stopping")
 }
 
 /// The agent is there when it answers. A booting guest answers nothing at all, not even a refusal,

@@ -35,6 +35,7 @@ use nullspace_types::{Code, Error};
 use nullspace_vmm::Vmm;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use config::{AccelerationChoice, Config, Driver, NetworkConfig};
 pub use local::LocalNode;
@@ -58,6 +59,8 @@ pub struct Node {
     turns: Semaphore,
     spares: spare::Spares,
     reports: mpsc::Sender<Report>,
+    /// What has to come to its end before the node has stopped.
+    tasks: TaskTracker,
     stopping: CancellationToken,
     /// Why no machine can be made yet, as long as the first checkpoint is not there.
     unprepared: watch::Sender<Option<String>>,

@@ -194,6 +194,8 @@ impl Api for LocalNode {
 
     async fn shutdown(&self) {
         self.0.stopping.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
         let drained = self.0.spares.drain().await;
         let stopped = self.0.slots.shutdown().await;
         let closed = self.0.vmm.close().await.map_err(vmm_error);

@@ -12,6 +12,7 @@ use nullspace_types::{Code, Error};
 use nullspace_vmm::{Vmm, fake, qemu};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::capacity::Capacity;
 use crate::checkpoint::{Checkpoints, vmm_error};
@@ -60,7 +61,16 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
         Driver::Fake => (Slots::Fake(AtomicU32::new(0)), HashMap::new()),
     };
     let slots = Arc::new(slots);
-    let checkpoints = Checkpoints::open(checkpoint_dir, image, Arc::clone(&vmm), Arc::clone(&slots)).await?;
+    let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+    let checkpoints = Checkpoints::open(
+        checkpoint_dir,
+        image,
+        Arc::clone(&vmm),
+        Arc::clone(&slots),
+        tasks.clone(),
+        stopping.clone(),
+    )
+    .await?;
     let turns = match config.concurrent_creates {
         0 => std::thread::available_parallelism().map_or(4, |cores| (cores.get() * 2).max(4)),
         set => set,
@@ -74,13 +84,14 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
         directories,
         turns: Semaphore::new(turns),
         reports,
-        stopping: CancellationToken::new(),
+        tasks,
+        stopping,
         unprepared: watch::channel(Some("the template is being booted and captured".into())).0,
         entries: Mutex::default(),
     });
     recover::take_up(&node, survivors, kept).await?;
-    tokio::spawn(prepare(Arc::clone(&node), shapes));
-    tokio::spawn(crate::spare::keep(Arc::clone(&node)));
+    node.tasks.spawn(prepare(Arc::clone(&node), shapes));
+    node.tasks.spawn(crate::spare::keep(Arc::clone(&node)));
     Ok(node)
 }
 
@@ -169,6 +180,9 @@ async fn prepare(node: Arc<Node>, shapes: Vec<Shape>) {
     };
     for shape in shapes {
         while let Err(error) = node.checkpoints.get(shape).await {
+            if node.stopping.is_cancelled() {
+                return;
+            }
             let Shape { vcpus, memory_mb } = shape;
             tracing::error!(%error, context = error.context, vcpus, memory_mb, "the template cannot be captured");
             if shape == first {

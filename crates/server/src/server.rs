@@ -28,8 +28,11 @@ use crate::http;
 /// News of the node that waits for control.
 const REPORTS: usize = 256;
 /// How long requests may take to end when the server stops.
-const DRAIN: Duration = Duration::from_secs(8);
-/// How long each of the other parts may take after that. All together stay under ten seconds.
+const DRAIN: Duration = Duration::from_secs(4);
+/// How long the node may take after that: it ends its spare machines and removes the slots that
+/// nobody uses.
+const NODE: Duration = Duration::from_millis(4200);
+/// How long each of the other parts may take. All together stay under ten seconds.
 const PART: Duration = Duration::from_millis(600);
 /// Between two looks at whether the node is ready; it has no way to say so.
 const LOOK: Duration = Duration::from_millis(100);
@@ -210,7 +213,7 @@ impl Server {
             tracing::warn!("control did not end in time");
         }
         if let Some(node) = self.node.get()
-            && timeout(PART, node.shutdown()).await.is_err()
+            && timeout(NODE, node.shutdown()).await.is_err()
         {
             tracing::warn!("the node did not end in time");
         }

@@ -158,8 +158,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub async fn collect(mut events: tonic::Streaming<pb::RunEvent>) -> Self {
-        let mut outcome = Self::default();
+    pub async fn collect(events: tonic::Streaming<pb::RunEvent>) -> Self {
+        Self::default().follow(events).await
+    }
+
+    /// Takes what is still to come.
+    pub async fn follow(self, mut events: tonic::Streaming<pb::RunEvent>) -> Self {
+        let mut outcome = self;
         while let Some(event) = events.message().await.unwrap() {
             assert!(outcome.exited.is_none() && outcome.failed.is_none(), "nothing follows the end");
             match event.event.unwrap() {
