@@ -14,9 +14,11 @@ import pytest
 from nullspace import Sandbox
 
 import host
-from appliance import Appliance, binary, until
+from appliance import Appliance, binary, cache, until
 
 failed = False
+# Tests give programs another home; the image stays where it is.
+os.environ["NULLSPACE_CACHE"] = str(cache())
 
 
 @pytest.hookimpl(wrapper=True)
