@@ -17,6 +17,7 @@ fn files(root: &Path) -> Result<Vec<(&'static str, String)>> {
         ("openapi/nullspace.json", nullspace_api::openapi().to_pretty_json()? + "\n"),
         ("crates/guest-proto/src/generated.rs", proto::render(root)?),
         ("docs/reference/config.md", nullspace_server::reference()?),
+        ("docs/reference/cli.md", nullspace_cli::reference()),
     ])
 }
 

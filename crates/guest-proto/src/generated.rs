@@ -44,7 +44,10 @@ pub struct AdoptRequest {
     pub boot_id: ::prost::alloc::string::String,
     /// environment of every process
     #[prost(map = "string, string", tag = "8")]
-    pub envs: ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    pub envs: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     /// default working directory; empty: /workspace
     #[prost(string, tag = "9")]
     pub cwd: ::prost::alloc::string::String,
@@ -119,7 +122,10 @@ pub struct RunRequest {
     pub cwd: ::prost::alloc::string::String,
     /// over the machine's environment
     #[prost(map = "string, string", tag = "5")]
-    pub envs: ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    pub envs: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     /// empty: root
     #[prost(string, tag = "6")]
     pub user: ::prost::alloc::string::String,
@@ -205,7 +211,17 @@ pub struct Failed {
 }
 /// Nested message and enum types in `Failed`.
 pub mod failed {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
     #[repr(i32)]
     pub enum Reason {
         Unspecified = 0,
@@ -480,9 +496,15 @@ impl FileType {
 }
 /// Generated client implementations.
 pub mod agent_client {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
-    use tonic::codegen::http::Uri;
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     #[derive(Debug, Clone)]
     pub struct AgentClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -502,18 +524,22 @@ pub mod agent_client {
             let inner = tonic::client::Grpc::with_origin(inner, origin);
             Self { inner }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> AgentClient<InterceptedService<T, F>>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AgentClient<InterceptedService<T, F>>
         where
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             AgentClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -556,11 +582,18 @@ pub mod agent_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/Hello");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Hello",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Hello"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Hello"));
             self.inner.unary(req, path, codec).await
         }
         /// Makes a clone its own machine. Confirms each part.
@@ -571,11 +604,18 @@ pub mod agent_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/Adopt");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Adopt",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Adopt"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Adopt"));
             self.inner.unary(req, path, codec).await
         }
         /// Flushes file systems and answers; used before a checkpoint.
@@ -586,11 +626,18 @@ pub mod agent_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/Sync");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Sync",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Sync"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Sync"));
             self.inner.unary(req, path, codec).await
         }
         /// Stops processes, flushes, and powers the machine off.
@@ -601,11 +648,18 @@ pub mod agent_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/Shutdown");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Shutdown",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Shutdown"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Shutdown"));
             self.inner.unary(req, path, codec).await
         }
         /// What the machine uses now.
@@ -616,11 +670,18 @@ pub mod agent_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/Metrics");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Metrics",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Metrics"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Metrics"));
             self.inner.unary(req, path, codec).await
         }
         /// Starts a process and follows it. The process does not depend on this stream: when the
@@ -628,106 +689,172 @@ pub mod agent_client {
         pub async fn run(
             &mut self,
             request: impl tonic::IntoRequest<super::RunRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::RunEvent>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RunEvent>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/Run");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Run",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Run"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Run"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// Follows a process from given offsets of its logs; events as in Run.
         pub async fn attach(
             &mut self,
             request: impl tonic::IntoRequest<super::AttachRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::RunEvent>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RunEvent>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/Attach");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Attach",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Attach"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Attach"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// The recorded output of a process, as far as there is any now.
         pub async fn read_log(
             &mut self,
             request: impl tonic::IntoRequest<super::ReadLogRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::LogChunk>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LogChunk>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/ReadLog");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/ReadLog",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ReadLog"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ReadLog"));
             self.inner.server_streaming(req, path, codec).await
         }
         pub async fn list_processes(
             &mut self,
             request: impl tonic::IntoRequest<super::ListProcessesRequest>,
-        ) -> std::result::Result<tonic::Response<super::ListProcessesReply>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::ListProcessesReply>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/ListProcesses");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/ListProcesses",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ListProcesses"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ListProcesses"));
             self.inner.unary(req, path, codec).await
         }
         /// SIGKILL to the process group. Idempotent for a process that has ended.
         pub async fn kill_process(
             &mut self,
             request: impl tonic::IntoRequest<super::KillProcessRequest>,
-        ) -> std::result::Result<tonic::Response<super::KillProcessReply>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::KillProcessReply>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/KillProcess");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/KillProcess",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "KillProcess"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "KillProcess"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn write_stdin(
             &mut self,
             request: impl tonic::IntoRequest<super::WriteStdinRequest>,
-        ) -> std::result::Result<tonic::Response<super::WriteStdinReply>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::WriteStdinReply>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/WriteStdin");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/WriteStdin",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "WriteStdin"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "WriteStdin"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn read_file(
             &mut self,
             request: impl tonic::IntoRequest<super::ReadFileRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::FileChunk>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FileChunk>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/ReadFile");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/ReadFile",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ReadFile"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ReadFile"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// First message: `start`; then `data`. Written beside the target and renamed over it, so a
@@ -739,26 +866,42 @@ pub mod agent_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/WriteFile");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/WriteFile",
+            );
             let mut req = request.into_streaming_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "WriteFile"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "WriteFile"));
             self.inner.client_streaming(req, path, codec).await
         }
         pub async fn list_files(
             &mut self,
             request: impl tonic::IntoRequest<super::ListFilesRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::FileInfo>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FileInfo>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/ListFiles");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/ListFiles",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ListFiles"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ListFiles"));
             self.inner.server_streaming(req, path, codec).await
         }
         pub async fn stat_file(
@@ -768,55 +911,92 @@ pub mod agent_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/StatFile");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/StatFile",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "StatFile"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "StatFile"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn file_exists(
             &mut self,
             request: impl tonic::IntoRequest<super::PathRequest>,
-        ) -> std::result::Result<tonic::Response<super::FileExistsReply>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::FileExistsReply>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/FileExists");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/FileExists",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "FileExists"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "FileExists"));
             self.inner.unary(req, path, codec).await
         }
         /// File or whole directory. NOT_FOUND when there is nothing.
         pub async fn remove_file(
             &mut self,
             request: impl tonic::IntoRequest<super::PathRequest>,
-        ) -> std::result::Result<tonic::Response<super::RemoveFileReply>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveFileReply>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/RemoveFile");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/RemoveFile",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "RemoveFile"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "RemoveFile"));
             self.inner.unary(req, path, codec).await
         }
         /// With parents; an existing directory is no error.
         pub async fn make_directory(
             &mut self,
             request: impl tonic::IntoRequest<super::PathRequest>,
-        ) -> std::result::Result<tonic::Response<super::MakeDirectoryReply>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::MakeDirectoryReply>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/MakeDirectory");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/MakeDirectory",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "MakeDirectory"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "MakeDirectory"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn rename_file(
@@ -826,25 +1006,42 @@ pub mod agent_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/RenameFile");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/RenameFile",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "RenameFile"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "RenameFile"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn set_permissions(
             &mut self,
             request: impl tonic::IntoRequest<super::SetPermissionsRequest>,
-        ) -> std::result::Result<tonic::Response<super::SetPermissionsReply>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::SetPermissionsReply>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/nullspace.guest.v1.Agent/SetPermissions");
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/SetPermissions",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("nullspace.guest.v1.Agent", "SetPermissions"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "SetPermissions"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -852,7 +1049,13 @@ pub mod agent_client {
 /// Generated server implementations.
 #[cfg(feature = "server")]
 pub mod agent_server {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with AgentServer.
     #[async_trait]
@@ -883,7 +1086,9 @@ pub mod agent_server {
             request: tonic::Request<super::MetricsRequest>,
         ) -> std::result::Result<tonic::Response<super::MetricsReply>, tonic::Status>;
         /// Server streaming response type for the Run method.
-        type RunStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::RunEvent, tonic::Status>>
+        type RunStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RunEvent, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         /// Starts a process and follows it. The process does not depend on this stream: when the
@@ -893,7 +1098,9 @@ pub mod agent_server {
             request: tonic::Request<super::RunRequest>,
         ) -> std::result::Result<tonic::Response<Self::RunStream>, tonic::Status>;
         /// Server streaming response type for the Attach method.
-        type AttachStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::RunEvent, tonic::Status>>
+        type AttachStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RunEvent, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         /// Follows a process from given offsets of its logs; events as in Run.
@@ -902,7 +1109,9 @@ pub mod agent_server {
             request: tonic::Request<super::AttachRequest>,
         ) -> std::result::Result<tonic::Response<Self::AttachStream>, tonic::Status>;
         /// Server streaming response type for the ReadLog method.
-        type ReadLogStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::LogChunk, tonic::Status>>
+        type ReadLogStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LogChunk, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         /// The recorded output of a process, as far as there is any now.
@@ -913,18 +1122,26 @@ pub mod agent_server {
         async fn list_processes(
             &self,
             request: tonic::Request<super::ListProcessesRequest>,
-        ) -> std::result::Result<tonic::Response<super::ListProcessesReply>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ListProcessesReply>,
+            tonic::Status,
+        >;
         /// SIGKILL to the process group. Idempotent for a process that has ended.
         async fn kill_process(
             &self,
             request: tonic::Request<super::KillProcessRequest>,
-        ) -> std::result::Result<tonic::Response<super::KillProcessReply>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::KillProcessReply>,
+            tonic::Status,
+        >;
         async fn write_stdin(
             &self,
             request: tonic::Request<super::WriteStdinRequest>,
         ) -> std::result::Result<tonic::Response<super::WriteStdinReply>, tonic::Status>;
         /// Server streaming response type for the ReadFile method.
-        type ReadFileStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::FileChunk, tonic::Status>>
+        type ReadFileStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FileChunk, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         async fn read_file(
@@ -938,7 +1155,9 @@ pub mod agent_server {
             request: tonic::Request<tonic::Streaming<super::WriteFileRequest>>,
         ) -> std::result::Result<tonic::Response<super::FileInfo>, tonic::Status>;
         /// Server streaming response type for the ListFiles method.
-        type ListFilesStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::FileInfo, tonic::Status>>
+        type ListFilesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FileInfo, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         async fn list_files(
@@ -962,7 +1181,10 @@ pub mod agent_server {
         async fn make_directory(
             &self,
             request: tonic::Request<super::PathRequest>,
-        ) -> std::result::Result<tonic::Response<super::MakeDirectoryReply>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::MakeDirectoryReply>,
+            tonic::Status,
+        >;
         async fn rename_file(
             &self,
             request: tonic::Request<super::RenameFileRequest>,
@@ -970,7 +1192,10 @@ pub mod agent_server {
         async fn set_permissions(
             &self,
             request: tonic::Request<super::SetPermissionsRequest>,
-        ) -> std::result::Result<tonic::Response<super::SetPermissionsReply>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::SetPermissionsReply>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct AgentServer<T> {
@@ -993,7 +1218,10 @@ pub mod agent_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -1037,7 +1265,10 @@ pub mod agent_server {
         type Response = http::Response<tonic::body::Body>;
         type Error = std::convert::Infallible;
         type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
@@ -1045,12 +1276,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/Hello" => {
                     #[allow(non_camel_case_types)]
                     struct HelloSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::HelloRequest> for HelloSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::HelloRequest>
+                    for HelloSvc<T> {
                         type Response = super::HelloReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::HelloRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HelloRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::hello(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::hello(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1079,12 +1319,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/Adopt" => {
                     #[allow(non_camel_case_types)]
                     struct AdoptSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::AdoptRequest> for AdoptSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::AdoptRequest>
+                    for AdoptSvc<T> {
                         type Response = super::AdoptReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::AdoptRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AdoptRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::adopt(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::adopt(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1113,12 +1362,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/Sync" => {
                     #[allow(non_camel_case_types)]
                     struct SyncSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::SyncRequest> for SyncSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::SyncRequest>
+                    for SyncSvc<T> {
                         type Response = super::SyncReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::SyncRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SyncRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::sync(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::sync(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1147,12 +1405,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/Shutdown" => {
                     #[allow(non_camel_case_types)]
                     struct ShutdownSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::ShutdownRequest> for ShutdownSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::ShutdownRequest>
+                    for ShutdownSvc<T> {
                         type Response = super::ShutdownReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::ShutdownRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShutdownRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::shutdown(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::shutdown(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1181,12 +1448,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/Metrics" => {
                     #[allow(non_camel_case_types)]
                     struct MetricsSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::MetricsRequest> for MetricsSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::MetricsRequest>
+                    for MetricsSvc<T> {
                         type Response = super::MetricsReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::MetricsRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MetricsRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::metrics(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::metrics(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1215,13 +1491,24 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/Run" => {
                     #[allow(non_camel_case_types)]
                     struct RunSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::ServerStreamingService<super::RunRequest> for RunSvc<T> {
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::RunRequest>
+                    for RunSvc<T> {
                         type Response = super::RunEvent;
                         type ResponseStream = T::RunStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::RunRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RunRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::run(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::run(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1250,13 +1537,24 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/Attach" => {
                     #[allow(non_camel_case_types)]
                     struct AttachSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::ServerStreamingService<super::AttachRequest> for AttachSvc<T> {
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::AttachRequest>
+                    for AttachSvc<T> {
                         type Response = super::RunEvent;
                         type ResponseStream = T::AttachStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::AttachRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AttachRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::attach(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::attach(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1285,13 +1583,24 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/ReadLog" => {
                     #[allow(non_camel_case_types)]
                     struct ReadLogSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::ServerStreamingService<super::ReadLogRequest> for ReadLogSvc<T> {
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::ReadLogRequest>
+                    for ReadLogSvc<T> {
                         type Response = super::LogChunk;
                         type ResponseStream = T::ReadLogStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::ReadLogRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadLogRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::read_log(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::read_log(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1320,15 +1629,23 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/ListProcesses" => {
                     #[allow(non_camel_case_types)]
                     struct ListProcessesSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::ListProcessesRequest> for ListProcessesSvc<T> {
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::ListProcessesRequest>
+                    for ListProcessesSvc<T> {
                         type Response = super::ListProcessesReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ListProcessesRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::list_processes(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::list_processes(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1357,15 +1674,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/KillProcess" => {
                     #[allow(non_camel_case_types)]
                     struct KillProcessSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::KillProcessRequest> for KillProcessSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::KillProcessRequest>
+                    for KillProcessSvc<T> {
                         type Response = super::KillProcessReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::KillProcessRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::kill_process(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::kill_process(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1394,15 +1717,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/WriteStdin" => {
                     #[allow(non_camel_case_types)]
                     struct WriteStdinSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::WriteStdinRequest> for WriteStdinSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::WriteStdinRequest>
+                    for WriteStdinSvc<T> {
                         type Response = super::WriteStdinReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::WriteStdinRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::write_stdin(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::write_stdin(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1431,13 +1760,24 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/ReadFile" => {
                     #[allow(non_camel_case_types)]
                     struct ReadFileSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::ServerStreamingService<super::ReadFileRequest> for ReadFileSvc<T> {
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::ReadFileRequest>
+                    for ReadFileSvc<T> {
                         type Response = super::FileChunk;
                         type ResponseStream = T::ReadFileStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::ReadFileRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadFileRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::read_file(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::read_file(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1466,15 +1806,25 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/WriteFile" => {
                     #[allow(non_camel_case_types)]
                     struct WriteFileSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::ClientStreamingService<super::WriteFileRequest> for WriteFileSvc<T> {
+                    impl<
+                        T: Agent,
+                    > tonic::server::ClientStreamingService<super::WriteFileRequest>
+                    for WriteFileSvc<T> {
                         type Response = super::FileInfo;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<tonic::Streaming<super::WriteFileRequest>>,
+                            request: tonic::Request<
+                                tonic::Streaming<super::WriteFileRequest>,
+                            >,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::write_file(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::write_file(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1503,13 +1853,24 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/ListFiles" => {
                     #[allow(non_camel_case_types)]
                     struct ListFilesSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::ServerStreamingService<super::ListFilesRequest> for ListFilesSvc<T> {
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::ListFilesRequest>
+                    for ListFilesSvc<T> {
                         type Response = super::FileInfo;
                         type ResponseStream = T::ListFilesStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::ListFilesRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListFilesRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::list_files(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::list_files(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1538,12 +1899,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/StatFile" => {
                     #[allow(non_camel_case_types)]
                     struct StatFileSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::PathRequest> for StatFileSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::PathRequest>
+                    for StatFileSvc<T> {
                         type Response = super::FileInfo;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::PathRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PathRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::stat_file(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::stat_file(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1572,12 +1942,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/FileExists" => {
                     #[allow(non_camel_case_types)]
                     struct FileExistsSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::PathRequest> for FileExistsSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::PathRequest>
+                    for FileExistsSvc<T> {
                         type Response = super::FileExistsReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::PathRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PathRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::file_exists(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::file_exists(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1606,12 +1985,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/RemoveFile" => {
                     #[allow(non_camel_case_types)]
                     struct RemoveFileSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::PathRequest> for RemoveFileSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::PathRequest>
+                    for RemoveFileSvc<T> {
                         type Response = super::RemoveFileReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::PathRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PathRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::remove_file(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::remove_file(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1640,12 +2028,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/MakeDirectory" => {
                     #[allow(non_camel_case_types)]
                     struct MakeDirectorySvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::PathRequest> for MakeDirectorySvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::PathRequest>
+                    for MakeDirectorySvc<T> {
                         type Response = super::MakeDirectoryReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::PathRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PathRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::make_directory(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::make_directory(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1674,15 +2071,21 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/RenameFile" => {
                     #[allow(non_camel_case_types)]
                     struct RenameFileSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::RenameFileRequest> for RenameFileSvc<T> {
+                    impl<T: Agent> tonic::server::UnaryService<super::RenameFileRequest>
+                    for RenameFileSvc<T> {
                         type Response = super::FileInfo;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::RenameFileRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::rename_file(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::rename_file(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1711,15 +2114,23 @@ pub mod agent_server {
                 "/nullspace.guest.v1.Agent/SetPermissions" => {
                     #[allow(non_camel_case_types)]
                     struct SetPermissionsSvc<T: Agent>(pub Arc<T>);
-                    impl<T: Agent> tonic::server::UnaryService<super::SetPermissionsRequest> for SetPermissionsSvc<T> {
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::SetPermissionsRequest>
+                    for SetPermissionsSvc<T> {
                         type Response = super::SetPermissionsReply;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::SetPermissionsRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Agent>::set_permissions(&inner, request).await };
+                            let fut = async move {
+                                <T as Agent>::set_permissions(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1745,13 +2156,25 @@ pub mod agent_server {
                     };
                     Box::pin(fut)
                 }
-                _ => Box::pin(async move {
-                    let mut response = http::Response::new(tonic::body::Body::default());
-                    let headers = response.headers_mut();
-                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
-                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-                    Ok(response)
-                }),
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
             }
         }
     }

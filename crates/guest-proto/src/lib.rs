@@ -4,6 +4,7 @@
 //! This crate holds no logic beyond constants both sides must agree on, and never opens a socket.
 
 #[allow(missing_docs, clippy::all, reason = "generated")]
+#[rustfmt::skip]
 mod generated;
 pub use generated::*;
 
