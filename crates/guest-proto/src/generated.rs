@@ -139,6 +139,10 @@ pub struct RunRequest {
     /// OutputCut, and the rest is only in the log. 0: no bound.
     #[prost(uint64, tag = "9")]
     pub inline_limit: u64,
+    /// The answer may be held back this long if the command ends by then: a quick command then costs one
+    /// packet. A link that breaks meanwhile leaves the caller without the PID.
+    #[prost(uint64, tag = "10")]
+    pub hold_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttachRequest {

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -105,6 +105,10 @@ async fn serve(stream: TcpStream, door: Door, _permit: OwnedSemaphorePermit) {
     let _ = builder.serve_connection(TokioIo::new(stream), door).await;
 }
 
+/// When the head of a call came in; its message may take another packet.
+#[derive(Clone, Copy)]
+pub struct Arrived(pub Instant);
+
 /// Lets a call in, if its token is right.
 #[derive(Clone)]
 struct Door {
@@ -119,7 +123,8 @@ impl hyper::service::Service<Request<Incoming>> for Door {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(Arrived(Instant::now()));
         let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
         match self.tokens.check(request.uri().path(), authorization) {
             Ok(()) => self.inner.clone().call(request.map(Whole)),

@@ -14,6 +14,8 @@ use crate::running::Running;
 
 /// Output of a foreground command that is held here; more of it is read from its log.
 const INLINE_LIMIT: u64 = 1 << 20;
+/// A command that ends by then is answered in one packet.
+const HOLD_MS: u64 = 50;
 /// How often a broken link is tried again before a command's end is given up.
 const ATTACH_TRIES: u32 = 3;
 
@@ -28,6 +30,7 @@ fn request(command: Command, background: bool) -> proto::RunRequest {
         timeout_ms: command.timeout_ms.unwrap_or(0),
         background,
         inline_limit: INLINE_LIMIT,
+        hold_ms: HOLD_MS,
     }
 }
 

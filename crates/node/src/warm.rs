@@ -10,8 +10,7 @@ use crate::guest::{Client, PATIENCE, failed};
 
 /// Runs a program and a shell line, each to its end.
 pub async fn run_first_commands(client: &mut Client) -> Result<(), Error> {
-    run(client, proto::RunRequest { command: "true".into(), inline_limit: 1 << 16, ..Default::default() })
-        .await?;
+    run_one_command(client).await?;
     let shell = proto::RunRequest {
         command: "cat /etc/hostname | head -c 1 && ls / && python3 -c 'pass'".into(),
         shell: true,
@@ -23,8 +22,13 @@ pub async fn run_first_commands(client: &mut Client) -> Result<(), Error> {
 
 /// Runs what makes a restored machine quick, and no more.
 pub async fn run_one_command(client: &mut Client) -> Result<(), Error> {
-    run(client, proto::RunRequest { command: "true".into(), inline_limit: 1 << 16, ..Default::default() })
-        .await
+    let quick = proto::RunRequest {
+        command: "true".into(),
+        inline_limit: 1 << 16,
+        hold_ms: 50,
+        ..Default::default()
+    };
+    run(client, quick).await
 }
 
 async fn run(client: &mut Client, request: proto::RunRequest) -> Result<(), Error> {

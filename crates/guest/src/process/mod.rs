@@ -71,6 +71,18 @@ impl Process {
         self.state().exit
     }
 
+    /// Waits for its end, at most this long.
+    pub async fn ended_within(&self, time: Duration) {
+        let ended = self.ended.notified();
+        tokio::pin!(ended);
+        // Registered before the state is looked at, so the end cannot fall between.
+        ended.as_mut().enable();
+        if !time.is_zero() && self.exit().is_none() {
+            // Over is over, whichever came first.
+            let _ = tokio::time::timeout(time, ended).await;
+        }
+    }
+
     /// Sends SIGKILL to the whole group. Nothing happens once the process was reaped.
     pub fn kill(&self) {
         let state = self.state();

@@ -198,7 +198,7 @@ impl Table {
             .map(|(name, value)| string(format!("{name}={value}")))
             .collect::<Result<_, _>>()?;
         let program = Program {
-            candidates: candidates.into_iter().map(string).collect::<Result<_, _>>()?,
+            candidates: present(candidates).into_iter().map(string).collect::<Result<_, _>>()?,
             arguments: launch.arguments.iter().cloned().map(string).collect::<Result<_, _>>()?,
             environment,
             directory: string(launch.directory.to_string_lossy().into_owned())?,
@@ -312,9 +312,24 @@ fn candidates(program: &str, path: &str) -> Vec<String> {
         .collect()
 }
 
+/// Without those that are not there: a failed execution costs the kernel far more than a look. A
+/// relative one depends on the child's directory and stays; so does the last, for its error.
+fn present(mut candidates: Vec<String>) -> Vec<String> {
+    let last = candidates.pop();
+    candidates.retain(|path| !path.starts_with('/') || Path::new(path).exists());
+    candidates.extend(last);
+    candidates
+}
+
 #[cfg(test)]
 mod tests {
-    use super::candidates;
+    use super::{candidates, present};
+
+    #[test]
+    fn what_is_not_there_is_not_tried_but_for_the_last() {
+        let all = ["/nowhere/sh", "/bin/sh", "sh", "/nowhere/else/sh"].map(str::to_owned).to_vec();
+        assert_eq!(present(all), ["/bin/sh", "sh", "/nowhere/else/sh"]);
+    }
 
     #[test]
     fn a_program_with_a_slash_is_not_looked_up() {

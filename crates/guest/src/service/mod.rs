@@ -8,6 +8,7 @@ mod process;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use nullspace_guest_proto as pb;
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +22,7 @@ use crate::mounts::Mounts;
 use crate::power::{self, Stop};
 use crate::process::follow::{Events, Follow, Record};
 use crate::process::table::Table;
+use crate::serve::Arrived;
 use crate::token::{Tokens, same};
 use crate::{adopt, path};
 
@@ -167,7 +169,8 @@ impl pb::agent_server::Agent for Service {
 
     type RunStream = Events;
     async fn run(&self, request: Request<pb::RunRequest>) -> Result<Response<Events>, Status> {
-        self.do_run(request.into_inner()).await.map(Response::new)
+        let arrived = request.extensions().get::<Arrived>().map_or_else(Instant::now, |arrived| arrived.0);
+        self.do_run(request.into_inner(), arrived).await.map(Response::new)
     }
 
     type AttachStream = Follow;

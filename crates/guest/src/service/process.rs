@@ -25,8 +25,7 @@ use crate::process::table::{DEFAULT_PATH, Launch, LaunchError};
 const SHELL: &str = "/bin/sh";
 
 impl Service {
-    pub(super) async fn do_run(&self, request: pb::RunRequest) -> Result<Events, Status> {
-        let arrived = Instant::now();
+    pub(super) async fn do_run(&self, request: pb::RunRequest, arrived: Instant) -> Result<Events, Status> {
         // Absent while the machine is being prepared: then with no environment or directory of its own.
         let adopted = self.adopted.get();
         check_environment(&request.envs)?;
@@ -82,7 +81,10 @@ impl Service {
             Ok(process) if request.background => {
                 Ok(Events::One(Some(Event::Started(pb::Started { pid: process.pid }))))
             }
-            Ok(process) => Ok(Events::Follow(Follow::new(process, Cursor::default(), request.inline_limit))),
+            Ok(process) => {
+                process.ended_within(Duration::from_millis(request.hold_ms)).await;
+                Ok(Events::Follow(Follow::new(process, Cursor::default(), request.inline_limit)))
+            }
             Err(error) => Ok(explain(&error, &launch)),
         }
     }
