@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use nullspace_guest_proto as pb;
 use pb::run_event::Event;
@@ -22,6 +23,8 @@ pub struct Follow {
     /// Bytes that may still be sent; none: no bound.
     left: Option<u64>,
     phase: Phase,
+    /// When the call came that started the process, for the one who made it.
+    arrived: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +38,14 @@ enum Phase {
 impl Follow {
     /// `inline_limit` as in `RunRequest`.
     pub fn new(process: Arc<Process>, cursor: Cursor, inline_limit: u64) -> Self {
-        Self { process, cursor, left: (inline_limit > 0).then_some(inline_limit), phase: Phase::Start }
+        let left = (inline_limit > 0).then_some(inline_limit);
+        Self { process, cursor, left, phase: Phase::Start, arrived: None }
+    }
+
+    /// For whoever started the process: the time until it learns of the end is counted too.
+    pub fn of_starter(process: Arc<Process>, inline_limit: u64) -> Self {
+        let arrived = Some(process.arrived);
+        Self { arrived, ..Self::new(process, Cursor::default(), inline_limit) }
     }
 }
 
@@ -110,7 +120,7 @@ impl Stream for Follow {
             return event(Event::Exited(pb::Exited {
                 exit_code: exit.code,
                 timed_out: exit.timed_out,
-                duration_us: exit.duration.as_micros() as u64,
+                duration_us: this.arrived.map_or(exit.duration, |since| since.elapsed()).as_micros() as u64,
                 stdout_bytes: exit.stdout_bytes,
                 stderr_bytes: exit.stderr_bytes,
             }));

@@ -77,7 +77,7 @@ pub async fn supervise(table: Arc<Table>, process: Arc<Process>, ends: Ends, tim
             }
         }
         if !running {
-            table.enforce_bounds();
+            table.enforce_bounds(&process);
         }
     }
 }

@@ -83,7 +83,7 @@ impl Service {
             }
             Ok(process) => {
                 process.ended_within(Duration::from_millis(request.hold_ms)).await;
-                Ok(Events::Follow(Follow::new(process, Cursor::default(), request.inline_limit)))
+                Ok(Events::Follow(Follow::of_starter(process, request.inline_limit)))
             }
             Err(error) => Ok(explain(&error, &launch)),
         }

@@ -54,10 +54,11 @@ pub enum Start {
     Restore,
 }
 
-/// The processor model: all that TCG can do, or all that the host has.
+/// The processor model: all that the host has, or all that TCG can do but what only costs there: a
+/// fifth level of page tables, and protection keys to save at every switch.
 pub const fn cpu_model(acceleration: Acceleration) -> &'static str {
     match acceleration {
-        Acceleration::Tcg => "max",
+        Acceleration::Tcg => "max,la57=off,pku=off",
         Acceleration::Kvm => "host,-arch-capabilities",
     }
 }
@@ -66,6 +67,15 @@ pub const fn accelerator(acceleration: Acceleration) -> &'static str {
     match acceleration {
         Acceleration::Tcg => "tcg,thread=multi,tb-size=",
         Acceleration::Kvm => "kvm",
+    }
+}
+
+/// What is said to the guest's kernel besides what the machine's owner says. An emulated processor
+/// does not speculate: what the kernel does against that only costs there.
+const fn kernel_parameters(acceleration: Acceleration) -> &'static str {
+    match acceleration {
+        Acceleration::Tcg => " mitigations=off",
+        Acceleration::Kvm => "",
     }
 }
 
@@ -111,7 +121,7 @@ pub fn arguments(
     add("-device", format!("virtio-net-pci,netdev=network,mac={},romfile=", mac.join(":")));
     add("-kernel", paths::KERNEL.into());
     add("-initrd", paths::INITRD.into());
-    add("-append", hardware.kernel_parameters.clone());
+    add("-append", format!("{}{}", hardware.kernel_parameters, kernel_parameters(acceleration)));
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
     if start == Start::Restore {
         add("-incoming", format!("fd:{}", descriptor::DEVICES));
