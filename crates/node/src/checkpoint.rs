@@ -26,8 +26,8 @@ use crate::guest::{Guest, answered, failed};
 use crate::machine::{self, disk_error, remove_directory};
 use crate::slot::Slots;
 
-/// Grows when the layout of a checkpoint changes.
-const FORMAT: u32 = 1;
+/// Grows when the layout of a checkpoint changes, or how its machine is booted.
+const FORMAT: u32 = 2;
 /// How long a cold boot may take.
 const BOOT_PATIENCE: Duration = Duration::from_secs(180);
 

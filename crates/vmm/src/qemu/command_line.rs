@@ -70,12 +70,13 @@ pub const fn accelerator(acceleration: Acceleration) -> &'static str {
     }
 }
 
-/// What is said to the guest's kernel besides what the machine's owner says. An emulated processor
-/// does not speculate: what the kernel does against that only costs there.
+/// What is said to the guest's kernel besides what the machine's owner says. No scheduling group for
+/// every session: each command is one. An emulated processor does not speculate: what the kernel does
+/// against that only costs there.
 const fn kernel_parameters(acceleration: Acceleration) -> &'static str {
     match acceleration {
-        Acceleration::Tcg => " mitigations=off",
-        Acceleration::Kvm => "",
+        Acceleration::Tcg => " noautogroup mitigations=off",
+        Acceleration::Kvm => " noautogroup",
     }
 }
 

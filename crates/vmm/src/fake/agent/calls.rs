@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::files::resolve;
-use super::processes::work;
+use super::processes::{Work, work};
 use super::{FakeAgent, Fault};
 
 type Answers<T> = ReceiverStream<Result<T, Status>>;
@@ -124,8 +124,12 @@ impl Agent for FakeAgent {
         let started = {
             let mut state = self.state();
             let cwd = if request.cwd.is_empty() { state.cwd().to_owned() } else { request.cwd.clone() };
-            work(&words, &state.environment(&request.envs), &cwd)
-                .map(|work| state.processes.start(words.join(" "), work))
+            work(&words, &state.environment(&request.envs), &cwd).map(|work| {
+                // In the foreground standard input is empty, and its copy as short.
+                let empty = matches!(work, Work::Copy) && !request.background;
+                let work = if empty { Work::Done(Vec::new(), Vec::new(), 0) } else { work };
+                state.processes.start(words.join(" "), work)
+            })
         };
         let Some(process) = started else {
             // A shell says so itself, with a status of its own.
@@ -223,7 +227,8 @@ impl Agent for FakeAgent {
     type ReadFileStream = Answers<proto::FileChunk>;
     async fn read_file(&self, request: Request<proto::ReadFileRequest>) -> Answer<Self::ReadFileStream> {
         let request = request.into_inner();
-        let data = self.state().files.read(&self.path(&request.path, &request.user)?)?;
+        let path = self.path(&request.path, &request.user)?;
+        let data = self.state().files.read(&path)?;
         let size = data.len() as u64;
         let mut chunks: Vec<_> =
             pieces(&data).into_iter().map(|data| proto::FileChunk { data, size: 0 }).collect();
