@@ -109,7 +109,7 @@ impl Capacity {
 }
 
 /// The answer where there is no room.
-fn refused(why: String) -> Error {
+pub fn refused(why: String) -> Error {
     Error::new(Code::CapacityExceeded, why).suggest("destroy a sandbox, or try again later")
 }
 

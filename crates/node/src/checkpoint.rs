@@ -364,12 +364,7 @@ fn load(key: String, directory: PathBuf, image: Image, shape: Shape) -> Result<C
 
 /// What a caller is told when the monitor fails.
 pub fn vmm_error(error: nullspace_vmm::Error) -> Error {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
+    let text = crate::chain(&error);
     if text.contains("No space left on device") {
         crate::capacity::disk_full(text)
     } else {

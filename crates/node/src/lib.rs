@@ -153,6 +153,12 @@ impl Node {
     }
 }
 
+/// An error and its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// Bytes from the operating system's generator.
 fn random_bytes(count: usize) -> Vec<u8> {
     use rand::TryRngCore;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nullspace_guest_proto as proto;
-use nullspace_types::{Code, Error};
+use nullspace_types::Error;
 use nullspace_vmm::{GuestLink, LinkStream, Placement};
 
 /// The link that every machine has.
@@ -159,14 +159,9 @@ impl GuestLink for NoLink {
 
 /// What a caller is told when a slot cannot be had.
 pub fn net_error(error: nullspace_net::Error) -> Error {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
+    let text = crate::chain(&error);
     if matches!(error, nullspace_net::Error::Exhausted { .. }) {
-        return Error::new(Code::CapacityExceeded, text).suggest("destroy a sandbox, or try again later");
+        return crate::capacity::refused(text);
     }
     Error::internal(text)
 }
