@@ -27,7 +27,7 @@ use crate::machine::{self, disk_error, remove_directory};
 use crate::slot::Slots;
 
 /// Grows when the layout of a checkpoint changes, or how its machine is booted.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// How long a cold boot may take.
 const BOOT_PATIENCE: Duration = Duration::from_secs(180);
 

@@ -72,10 +72,11 @@ pub const fn accelerator(acceleration: Acceleration) -> &'static str {
 
 /// What is said to the guest's kernel besides what the machine's owner says. No scheduling group for
 /// every session: each command is one. An emulated processor does not speculate: what the kernel does
-/// against that only costs there.
+/// against that only costs there. And it finds translated code again by its address: with a layout of its
+/// own for every program, each start translates the whole program anew and takes four times as long.
 const fn kernel_parameters(acceleration: Acceleration) -> &'static str {
     match acceleration {
-        Acceleration::Tcg => " noautogroup mitigations=off",
+        Acceleration::Tcg => " noautogroup mitigations=off norandmaps",
         Acceleration::Kvm => " noautogroup",
     }
 }
