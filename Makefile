@@ -57,6 +57,7 @@ bench: ## Measure what is promised, against a floor measured in the same run
 .PHONY: generate
 generate: ## Write the generated files: OpenAPI, references, SDK models, protocol stubs
 	scripts/setup build
+	cargo run --quiet -p xtask --no-default-features -- generate
 	cargo run --quiet -p xtask -- generate
 
 .PHONY: dev

@@ -11,14 +11,26 @@ use crate::proto;
 /// So many differing lines of a file are shown.
 const SHOWN: usize = 5;
 
-/// Every generated file of the repository.
+/// Every generated file of the repository, as far as this build of the task can make it.
 fn files(root: &Path) -> Result<Vec<(&'static str, String)>> {
+    let mut files = vec![("crates/guest-proto/src/generated.rs", proto::render(root)?)];
+    files.extend(of_the_tree()?);
+    Ok(files)
+}
+
+/// What is made from the crates themselves.
+#[cfg(feature = "tree")]
+fn of_the_tree() -> Result<Vec<(&'static str, String)>> {
     Ok(vec![
         ("openapi/nullspace.json", nullspace_api::openapi().to_pretty_json()? + "\n"),
-        ("crates/guest-proto/src/generated.rs", proto::render(root)?),
         ("docs/reference/config.md", nullspace_server::reference()?),
         ("docs/reference/cli.md", nullspace_cli::reference()),
     ])
+}
+
+#[cfg(not(feature = "tree"))]
+fn of_the_tree() -> Result<Vec<(&'static str, String)>> {
+    Ok(Vec::new())
 }
 
 /// Writes the files that are not as they should be, or only says which those are.

@@ -54,6 +54,12 @@ pub struct AdoptRequest {
     /// size of the block device now: the root file system is grown to it
     #[prost(uint64, tag = "10")]
     pub disk_bytes: u64,
+    /// private key in OpenSSH's format, Ed25519
+    #[prost(string, tag = "11")]
+    pub ssh_host_key: ::prost::alloc::string::String,
+    /// the line of the .pub file
+    #[prost(string, tag = "12")]
+    pub ssh_host_key_public: ::prost::alloc::string::String,
 }
 /// Each part is true when it was done and verified.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -77,6 +83,8 @@ pub struct AdoptReply {
     pub disk: bool,
     #[prost(uint64, tag = "9")]
     pub duration_us: u64,
+    #[prost(bool, tag = "10")]
+    pub ssh_host_key: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SyncRequest {}
@@ -132,17 +140,28 @@ pub struct RunRequest {
     /// 0: none. The whole group is killed then
     #[prost(uint64, tag = "7")]
     pub timeout_ms: u64,
-    /// stdin is a pipe kept open (else /dev/null); the stream ends after Started
+    /// the stream ends after Started; implies `stdin`
     #[prost(bool, tag = "8")]
     pub background: bool,
     /// At most this many bytes of output (both streams together) come as events; then one
     /// OutputCut, and the rest is only in the log. 0: no bound.
     #[prost(uint64, tag = "9")]
     pub inline_limit: u64,
-    /// The answer may be held back this long if the command ends by then: a quick command then costs one
-    /// packet. A link that breaks meanwhile leaves the caller without the PID.
+    /// The answer may be held back this long if the command neither ends nor writes by then: a quick
+    /// command then costs one packet.
     #[prost(uint64, tag = "10")]
     pub hold_ms: u64,
+    /// stdin is a pipe kept open, for WriteStdin; else /dev/null
+    #[prost(bool, tag = "11")]
+    pub stdin: bool,
+    /// Not empty: names this start. The same name again answers with the process that was started then,
+    /// so a call whose answer was lost can be repeated.
+    #[prost(string, tag = "12")]
+    pub run_id: ::prost::alloc::string::String,
+    /// The command waits for a reader of this stream that is slow; when the stream is dropped it goes on
+    /// at full speed. Else it never waits and the reader catches up from the log.
+    #[prost(bool, tag = "13")]
+    pub paced: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttachRequest {
@@ -152,6 +171,9 @@ pub struct AttachRequest {
     pub stdout_offset: u64,
     #[prost(uint64, tag = "3")]
     pub stderr_offset: u64,
+    /// as in RunRequest
+    #[prost(bool, tag = "4")]
+    pub paced: bool,
 }
 /// Order: Started, any number of Output, at most one OutputCut, Exited.
 /// A command that cannot be started is Failed and nothing else.
@@ -339,15 +361,23 @@ pub struct ReadFileRequest {
     pub user: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub offset: u64,
+    /// 0: to the end
     #[prost(uint64, tag = "4")]
     pub length: u64,
+    /// not 0: the last so many bytes, in place of the two above
+    #[prost(uint64, tag = "5")]
+    pub suffix: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileChunk {
     #[prost(bytes = "bytes", tag = "1")]
     pub data: ::prost::bytes::Bytes,
+    /// of the whole file; in the first chunk, as is the next
     #[prost(uint64, tag = "2")]
     pub size: u64,
+    /// since the epoch
+    #[prost(int64, tag = "3")]
+    pub modified_ns: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WriteFileRequest {
@@ -431,6 +461,400 @@ pub struct FileInfo {
     #[prost(string, tag = "8")]
     pub symlink_target: ::prost::alloc::string::String,
 }
+/// The outcome for one file of WriteFiles.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteFilesReply {
+    #[prost(oneof = "write_files_reply::Outcome", tags = "1, 2")]
+    pub outcome: ::core::option::Option<write_files_reply::Outcome>,
+}
+/// Nested message and enum types in `WriteFilesReply`.
+pub mod write_files_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "1")]
+        Written(super::FileInfo),
+        #[prost(message, tag = "2")]
+        Failed(super::FileFailure),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileFailure {
+    /// a gRPC status code
+    #[prost(int32, tag = "1")]
+    pub code: i32,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindInFilesRequest {
+    /// a directory, or one file
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// a regular expression; one that is none is taken literally
+    #[prost(string, tag = "3")]
+    pub pattern: ::prost::alloc::string::String,
+    /// matches; 0: none
+    #[prost(uint64, tag = "4")]
+    pub limit: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FindInFilesReply {
+    #[prost(message, repeated, tag = "1")]
+    pub matches: ::prost::alloc::vec::Vec<FileMatch>,
+    /// in the last message: there was more
+    #[prost(bool, tag = "2")]
+    pub limited: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileMatch {
+    /// absolute
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// from 1
+    #[prost(uint64, tag = "2")]
+    pub line: u64,
+    /// the line without its end, at most 4,096 bytes of it; not UTF-8: replaced
+    #[prost(string, tag = "3")]
+    pub content: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchFilesRequest {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// a glob of the file's name
+    #[prost(string, tag = "3")]
+    pub pattern: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub limit: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchFilesReply {
+    /// absolute
+    #[prost(string, repeated, tag = "1")]
+    pub paths: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "2")]
+    pub limited: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplaceInFilesRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub paths: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// literal
+    #[prost(string, tag = "3")]
+    pub pattern: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub replacement: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub dry_run: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplaceInFilesReply {
+    #[prost(uint64, tag = "1")]
+    pub replacements: u64,
+    #[prost(uint64, tag = "2")]
+    pub files_modified: u64,
+    /// without the text
+    #[prost(uint64, tag = "3")]
+    pub files_skipped: u64,
+    #[prost(uint64, tag = "4")]
+    pub binary_files_skipped: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchFilesRequest {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub recursive: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchEvent {
+    #[prost(enumeration = "watch_event::Kind", tag = "1")]
+    pub kind: i32,
+    /// relative to the watched path
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// absolute
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `WatchEvent`.
+pub mod watch_event {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unspecified = 0,
+        Started = 1,
+        Create = 2,
+        Write = 3,
+        /// once with the old name, once with the new one
+        Rename = 4,
+        Chmod = 5,
+        Remove = 6,
+        /// notifications were lost: look again
+        Overflow = 7,
+        /// the watched path itself is gone; the last event
+        Gone = 8,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KIND_UNSPECIFIED",
+                Self::Started => "STARTED",
+                Self::Create => "CREATE",
+                Self::Write => "WRITE",
+                Self::Rename => "RENAME",
+                Self::Chmod => "CHMOD",
+                Self::Remove => "REMOVE",
+                Self::Overflow => "OVERFLOW",
+                Self::Gone => "GONE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+                "STARTED" => Some(Self::Started),
+                "CREATE" => Some(Self::Create),
+                "WRITE" => Some(Self::Write),
+                "RENAME" => Some(Self::Rename),
+                "CHMOD" => Some(Self::Chmod),
+                "REMOVE" => Some(Self::Remove),
+                "OVERFLOW" => Some(Self::Overflow),
+                "GONE" => Some(Self::Gone),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartTerminalRequest {
+    /// the caller's; the same again answers the same session
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// 1 to 1,000
+    #[prost(uint32, tag = "2")]
+    pub cols: u32,
+    /// 1 to 1,000
+    #[prost(uint32, tag = "3")]
+    pub rows: u32,
+    #[prost(string, tag = "4")]
+    pub cwd: ::prost::alloc::string::String,
+    #[prost(map = "string, string", tag = "5")]
+    pub envs: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, tag = "6")]
+    pub user: ::prost::alloc::string::String,
+    /// empty: the user's shell
+    #[prost(string, tag = "7")]
+    pub command: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Terminal {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub pid: u32,
+    #[prost(uint32, tag = "3")]
+    pub cols: u32,
+    #[prost(uint32, tag = "4")]
+    pub rows: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalRequest {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalEvent {
+    #[prost(oneof = "terminal_event::Event", tags = "1, 2, 3")]
+    pub event: ::core::option::Option<terminal_event::Event>,
+}
+/// Nested message and enum types in `TerminalEvent`.
+pub mod terminal_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Event {
+        #[prost(message, tag = "1")]
+        Terminal(super::Terminal),
+        #[prost(bytes, tag = "2")]
+        Output(::prost::bytes::Bytes),
+        /// the last event
+        #[prost(message, tag = "3")]
+        Exited(super::Exited),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteTerminalRequest {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteTerminalReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeTerminalRequest {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub cols: u32,
+    #[prost(uint32, tag = "3")]
+    pub rows: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeTerminalReply {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KillTerminalReply {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTerminalsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTerminalsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub terminals: ::prost::alloc::vec::Vec<Terminal>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateUploadRequest {
+    /// the caller's
+    #[prost(string, tag = "1")]
+    pub upload_id: ::prost::alloc::string::String,
+    /// an upload with the same key is answered in place of a new one; empty: none
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(enumeration = "UploadKind", tag = "3")]
+    pub kind: i32,
+    #[prost(string, tag = "4")]
+    pub target_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub content_length: u64,
+    #[prost(enumeration = "UploadConflict", tag = "7")]
+    pub conflict: i32,
+    /// empty, or 32 bytes
+    #[prost(bytes = "bytes", tag = "8")]
+    pub whole_sha256: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "9")]
+    pub part_size: u64,
+    /// of all uploads of the machine that have not ended
+    #[prost(uint64, tag = "10")]
+    pub staging_quota_bytes: u64,
+    /// since the epoch, by the guest's clock
+    #[prost(int64, tag = "11")]
+    pub expires_ns: i64,
+    /// of the caller; given back as it is
+    #[prost(string, tag = "12")]
+    pub label: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Upload {
+    #[prost(string, tag = "1")]
+    pub upload_id: ::prost::alloc::string::String,
+    #[prost(enumeration = "UploadKind", tag = "2")]
+    pub kind: i32,
+    /// absolute
+    #[prost(string, tag = "3")]
+    pub target_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub content_length: u64,
+    #[prost(uint64, tag = "6")]
+    pub accepted_bytes: u64,
+    #[prost(uint64, tag = "7")]
+    pub reserved_bytes: u64,
+    #[prost(uint64, tag = "8")]
+    pub part_size: u64,
+    #[prost(uint32, tag = "9")]
+    pub part_count: u32,
+    /// the lowest that is missing
+    #[prost(uint32, optional, tag = "10")]
+    pub next_part: ::core::option::Option<u32>,
+    #[prost(enumeration = "UploadStatus", tag = "11")]
+    pub status: i32,
+    #[prost(enumeration = "UploadConflict", tag = "12")]
+    pub conflict: i32,
+    #[prost(bytes = "bytes", tag = "13")]
+    pub whole_sha256: ::prost::bytes::Bytes,
+    #[prost(int64, tag = "14")]
+    pub created_ns: i64,
+    #[prost(int64, tag = "15")]
+    pub updated_ns: i64,
+    #[prost(int64, tag = "16")]
+    pub expires_ns: i64,
+    #[prost(string, tag = "17")]
+    pub label: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UploadRequest {
+    #[prost(string, tag = "1")]
+    pub upload_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteUploadPartRequest {
+    #[prost(oneof = "write_upload_part_request::Part", tags = "1, 2, 3")]
+    pub part: ::core::option::Option<write_upload_part_request::Part>,
+}
+/// Nested message and enum types in `WriteUploadPartRequest`.
+pub mod write_upload_part_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Part {
+        #[prost(message, tag = "1")]
+        Start(super::WriteUploadPartStart),
+        #[prost(bytes, tag = "2")]
+        Data(::prost::bytes::Bytes),
+        #[prost(message, tag = "3")]
+        End(super::WriteUploadPartEnd),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteUploadPartStart {
+    #[prost(string, tag = "1")]
+    pub upload_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub part: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteUploadPartEnd {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompleteUploadRequest {
+    #[prost(string, tag = "1")]
+    pub upload_id: ::prost::alloc::string::String,
+    /// empty, or 32 bytes
+    #[prost(bytes = "bytes", tag = "2")]
+    pub whole_sha256: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompleteUploadReply {
+    #[prost(message, optional, tag = "1")]
+    pub upload: ::core::option::Option<Upload>,
+    #[prost(uint64, tag = "2")]
+    pub published_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub published_file_count: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Stream {
@@ -494,6 +918,186 @@ impl FileType {
             "DIRECTORY" => Some(Self::Directory),
             "SYMLINK" => Some(Self::Symlink),
             "OTHER" => Some(Self::Other),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UploadKind {
+    Unspecified = 0,
+    UploadFile = 1,
+    UploadDirectoryTar = 2,
+}
+impl UploadKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UPLOAD_KIND_UNSPECIFIED",
+            Self::UploadFile => "UPLOAD_FILE",
+            Self::UploadDirectoryTar => "UPLOAD_DIRECTORY_TAR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UPLOAD_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "UPLOAD_FILE" => Some(Self::UploadFile),
+            "UPLOAD_DIRECTORY_TAR" => Some(Self::UploadDirectoryTar),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UploadConflict {
+    Unspecified = 0,
+    Merge = 1,
+    Replace = 2,
+    Fail = 3,
+}
+impl UploadConflict {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UPLOAD_CONFLICT_UNSPECIFIED",
+            Self::Merge => "MERGE",
+            Self::Replace => "REPLACE",
+            Self::Fail => "FAIL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UPLOAD_CONFLICT_UNSPECIFIED" => Some(Self::Unspecified),
+            "MERGE" => Some(Self::Merge),
+            "REPLACE" => Some(Self::Replace),
+            "FAIL" => Some(Self::Fail),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UploadStatus {
+    Unspecified = 0,
+    UploadCreated = 1,
+    UploadUploading = 2,
+    /// every part is there
+    UploadStaged = 3,
+    UploadCompleting = 4,
+    UploadCompleted = 5,
+    UploadAborted = 6,
+    UploadExpired = 7,
+    UploadFailed = 8,
+}
+impl UploadStatus {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UPLOAD_STATUS_UNSPECIFIED",
+            Self::UploadCreated => "UPLOAD_CREATED",
+            Self::UploadUploading => "UPLOAD_UPLOADING",
+            Self::UploadStaged => "UPLOAD_STAGED",
+            Self::UploadCompleting => "UPLOAD_COMPLETING",
+            Self::UploadCompleted => "UPLOAD_COMPLETED",
+            Self::UploadAborted => "UPLOAD_ABORTED",
+            Self::UploadExpired => "UPLOAD_EXPIRED",
+            Self::UploadFailed => "UPLOAD_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UPLOAD_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
+            "UPLOAD_CREATED" => Some(Self::UploadCreated),
+            "UPLOAD_UPLOADING" => Some(Self::UploadUploading),
+            "UPLOAD_STAGED" => Some(Self::UploadStaged),
+            "UPLOAD_COMPLETING" => Some(Self::UploadCompleting),
+            "UPLOAD_COMPLETED" => Some(Self::UploadCompleted),
+            "UPLOAD_ABORTED" => Some(Self::UploadAborted),
+            "UPLOAD_EXPIRED" => Some(Self::UploadExpired),
+            "UPLOAD_FAILED" => Some(Self::UploadFailed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UploadFailure {
+    Unspecified = 0,
+    InsufficientStagingSpace = 1,
+    SizeLimitExceeded = 2,
+    InvalidPartChecksum = 3,
+    PartOutOfRange = 4,
+    PartSizeMismatch = 5,
+    WholeChecksumMismatch = 6,
+    UploadExpiredAlready = 7,
+    UploadAbortedAlready = 8,
+    UploadCompletedAlready = 9,
+    TargetConflict = 10,
+    DirectoryExtractInvalidPath = 11,
+    DirectoryExtractInvalidSymlink = 12,
+    DirectoryExtractUnsupportedEntry = 13,
+    MissingParts = 14,
+}
+impl UploadFailure {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UPLOAD_FAILURE_UNSPECIFIED",
+            Self::InsufficientStagingSpace => "INSUFFICIENT_STAGING_SPACE",
+            Self::SizeLimitExceeded => "SIZE_LIMIT_EXCEEDED",
+            Self::InvalidPartChecksum => "INVALID_PART_CHECKSUM",
+            Self::PartOutOfRange => "PART_OUT_OF_RANGE",
+            Self::PartSizeMismatch => "PART_SIZE_MISMATCH",
+            Self::WholeChecksumMismatch => "WHOLE_CHECKSUM_MISMATCH",
+            Self::UploadExpiredAlready => "UPLOAD_EXPIRED_ALREADY",
+            Self::UploadAbortedAlready => "UPLOAD_ABORTED_ALREADY",
+            Self::UploadCompletedAlready => "UPLOAD_COMPLETED_ALREADY",
+            Self::TargetConflict => "TARGET_CONFLICT",
+            Self::DirectoryExtractInvalidPath => "DIRECTORY_EXTRACT_INVALID_PATH",
+            Self::DirectoryExtractInvalidSymlink => "DIRECTORY_EXTRACT_INVALID_SYMLINK",
+            Self::DirectoryExtractUnsupportedEntry => {
+                "DIRECTORY_EXTRACT_UNSUPPORTED_ENTRY"
+            }
+            Self::MissingParts => "MISSING_PARTS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UPLOAD_FAILURE_UNSPECIFIED" => Some(Self::Unspecified),
+            "INSUFFICIENT_STAGING_SPACE" => Some(Self::InsufficientStagingSpace),
+            "SIZE_LIMIT_EXCEEDED" => Some(Self::SizeLimitExceeded),
+            "INVALID_PART_CHECKSUM" => Some(Self::InvalidPartChecksum),
+            "PART_OUT_OF_RANGE" => Some(Self::PartOutOfRange),
+            "PART_SIZE_MISMATCH" => Some(Self::PartSizeMismatch),
+            "WHOLE_CHECKSUM_MISMATCH" => Some(Self::WholeChecksumMismatch),
+            "UPLOAD_EXPIRED_ALREADY" => Some(Self::UploadExpiredAlready),
+            "UPLOAD_ABORTED_ALREADY" => Some(Self::UploadAbortedAlready),
+            "UPLOAD_COMPLETED_ALREADY" => Some(Self::UploadCompletedAlready),
+            "TARGET_CONFLICT" => Some(Self::TargetConflict),
+            "DIRECTORY_EXTRACT_INVALID_PATH" => Some(Self::DirectoryExtractInvalidPath),
+            "DIRECTORY_EXTRACT_INVALID_SYMLINK" => {
+                Some(Self::DirectoryExtractInvalidSymlink)
+            }
+            "DIRECTORY_EXTRACT_UNSUPPORTED_ENTRY" => {
+                Some(Self::DirectoryExtractUnsupportedEntry)
+            }
+            "MISSING_PARTS" => Some(Self::MissingParts),
             _ => None,
         }
     }
@@ -1048,6 +1652,395 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "SetPermissions"));
             self.inner.unary(req, path, codec).await
         }
+        /// Many files in one call: for each a `start`, then its `data`. Every file is written as WriteFile
+        /// does; one that fails does not keep the others from being written. One reply for each, in order.
+        pub async fn write_files(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::WriteFileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WriteFilesReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/WriteFiles",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "WriteFiles"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Lines that match, in files below a path. Binary files are passed over. Ends at the limit, and
+        /// when the stream is dropped.
+        pub async fn find_in_files(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindInFilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FindInFilesReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/FindInFiles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "FindInFiles"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Paths whose last part matches a glob. Ends at the limit, and when the stream is dropped.
+        pub async fn search_files(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SearchFilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SearchFilesReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/SearchFiles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "SearchFiles"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Replaces a literal text in files, each one whole or not at all. Binary files are passed over.
+        pub async fn replace_in_files(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReplaceInFilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReplaceInFilesReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/ReplaceInFiles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ReplaceInFiles"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes below a path, from the kernel's notifications. The first event is always Started: what
+        /// happens after it is seen. Ends with the stream.
+        pub async fn watch_files(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchFilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/WatchFiles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "WatchFiles"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Terminals. A session does not depend on its viewers; it ends with its program.
+        pub async fn start_terminal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartTerminalRequest>,
+        ) -> std::result::Result<tonic::Response<super::Terminal>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/StartTerminal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "StartTerminal"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Follows a session: Terminal first, then what is on its screen now, then what comes. Any number
+        /// of viewers. One that falls too far behind gets the screen anew in place of what it missed.
+        pub async fn attach_terminal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TerminalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TerminalEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/AttachTerminal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "AttachTerminal"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn write_terminal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WriteTerminalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::WriteTerminalReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/WriteTerminal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "WriteTerminal"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn resize_terminal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResizeTerminalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResizeTerminalReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/ResizeTerminal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ResizeTerminal"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// SIGKILL to the session's processes. Idempotent for one that has ended.
+        pub async fn kill_terminal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TerminalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KillTerminalReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/KillTerminal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "KillTerminal"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Those that run.
+        pub async fn list_terminals(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTerminalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTerminalsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/ListTerminals",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "ListTerminals"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Resumable uploads. What has come of one lies in the machine, on the file system of its target or
+        /// beside it, invisible to lists and searches, until Complete publishes it in one step.
+        /// The same key (or, for Complete, a completed upload) again answers as before.
+        pub async fn create_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateUploadRequest>,
+        ) -> std::result::Result<tonic::Response<super::Upload>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/CreateUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "CreateUpload"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UploadRequest>,
+        ) -> std::result::Result<tonic::Response<super::Upload>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/GetUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "GetUpload"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// First `start`, then `data`, then `end`. A stream without `end` changes nothing. A part that is
+        /// there already is taken again and changes nothing.
+        pub async fn write_upload_part(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::WriteUploadPartRequest,
+            >,
+        ) -> std::result::Result<tonic::Response<super::Upload>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/WriteUploadPart",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "WriteUploadPart"));
+            self.inner.client_streaming(req, path, codec).await
+        }
+        pub async fn complete_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CompleteUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompleteUploadReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/CompleteUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "CompleteUpload"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn abort_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UploadRequest>,
+        ) -> std::result::Result<tonic::Response<super::Upload>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/AbortUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "AbortUpload"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1200,6 +2193,145 @@ pub mod agent_server {
             tonic::Response<super::SetPermissionsReply>,
             tonic::Status,
         >;
+        /// Server streaming response type for the WriteFiles method.
+        type WriteFilesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WriteFilesReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Many files in one call: for each a `start`, then its `data`. Every file is written as WriteFile
+        /// does; one that fails does not keep the others from being written. One reply for each, in order.
+        async fn write_files(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::WriteFileRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::WriteFilesStream>, tonic::Status>;
+        /// Server streaming response type for the FindInFiles method.
+        type FindInFilesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FindInFilesReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Lines that match, in files below a path. Binary files are passed over. Ends at the limit, and
+        /// when the stream is dropped.
+        async fn find_in_files(
+            &self,
+            request: tonic::Request<super::FindInFilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::FindInFilesStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the SearchFiles method.
+        type SearchFilesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SearchFilesReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Paths whose last part matches a glob. Ends at the limit, and when the stream is dropped.
+        async fn search_files(
+            &self,
+            request: tonic::Request<super::SearchFilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::SearchFilesStream>,
+            tonic::Status,
+        >;
+        /// Replaces a literal text in files, each one whole or not at all. Binary files are passed over.
+        async fn replace_in_files(
+            &self,
+            request: tonic::Request<super::ReplaceInFilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReplaceInFilesReply>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchFiles method.
+        type WatchFilesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Changes below a path, from the kernel's notifications. The first event is always Started: what
+        /// happens after it is seen. Ends with the stream.
+        async fn watch_files(
+            &self,
+            request: tonic::Request<super::WatchFilesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchFilesStream>, tonic::Status>;
+        /// Terminals. A session does not depend on its viewers; it ends with its program.
+        async fn start_terminal(
+            &self,
+            request: tonic::Request<super::StartTerminalRequest>,
+        ) -> std::result::Result<tonic::Response<super::Terminal>, tonic::Status>;
+        /// Server streaming response type for the AttachTerminal method.
+        type AttachTerminalStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TerminalEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Follows a session: Terminal first, then what is on its screen now, then what comes. Any number
+        /// of viewers. One that falls too far behind gets the screen anew in place of what it missed.
+        async fn attach_terminal(
+            &self,
+            request: tonic::Request<super::TerminalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::AttachTerminalStream>,
+            tonic::Status,
+        >;
+        async fn write_terminal(
+            &self,
+            request: tonic::Request<super::WriteTerminalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::WriteTerminalReply>,
+            tonic::Status,
+        >;
+        async fn resize_terminal(
+            &self,
+            request: tonic::Request<super::ResizeTerminalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResizeTerminalReply>,
+            tonic::Status,
+        >;
+        /// SIGKILL to the session's processes. Idempotent for one that has ended.
+        async fn kill_terminal(
+            &self,
+            request: tonic::Request<super::TerminalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KillTerminalReply>,
+            tonic::Status,
+        >;
+        /// Those that run.
+        async fn list_terminals(
+            &self,
+            request: tonic::Request<super::ListTerminalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTerminalsReply>,
+            tonic::Status,
+        >;
+        /// Resumable uploads. What has come of one lies in the machine, on the file system of its target or
+        /// beside it, invisible to lists and searches, until Complete publishes it in one step.
+        /// The same key (or, for Complete, a completed upload) again answers as before.
+        async fn create_upload(
+            &self,
+            request: tonic::Request<super::CreateUploadRequest>,
+        ) -> std::result::Result<tonic::Response<super::Upload>, tonic::Status>;
+        async fn get_upload(
+            &self,
+            request: tonic::Request<super::UploadRequest>,
+        ) -> std::result::Result<tonic::Response<super::Upload>, tonic::Status>;
+        /// First `start`, then `data`, then `end`. A stream without `end` changes nothing. A part that is
+        /// there already is taken again and changes nothing.
+        async fn write_upload_part(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::WriteUploadPartRequest>>,
+        ) -> std::result::Result<tonic::Response<super::Upload>, tonic::Status>;
+        async fn complete_upload(
+            &self,
+            request: tonic::Request<super::CompleteUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompleteUploadReply>,
+            tonic::Status,
+        >;
+        async fn abort_upload(
+            &self,
+            request: tonic::Request<super::UploadRequest>,
+        ) -> std::result::Result<tonic::Response<super::Upload>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AgentServer<T> {
@@ -2145,6 +3277,730 @@ pub mod agent_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetPermissionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/WriteFiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct WriteFilesSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::StreamingService<super::WriteFileRequest>
+                    for WriteFilesSvc<T> {
+                        type Response = super::WriteFilesReply;
+                        type ResponseStream = T::WriteFilesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::WriteFileRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::write_files(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WriteFilesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/FindInFiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindInFilesSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::FindInFilesRequest>
+                    for FindInFilesSvc<T> {
+                        type Response = super::FindInFilesReply;
+                        type ResponseStream = T::FindInFilesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindInFilesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::find_in_files(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindInFilesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/SearchFiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct SearchFilesSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::SearchFilesRequest>
+                    for SearchFilesSvc<T> {
+                        type Response = super::SearchFilesReply;
+                        type ResponseStream = T::SearchFilesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SearchFilesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::search_files(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SearchFilesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/ReplaceInFiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReplaceInFilesSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::ReplaceInFilesRequest>
+                    for ReplaceInFilesSvc<T> {
+                        type Response = super::ReplaceInFilesReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReplaceInFilesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::replace_in_files(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReplaceInFilesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/WatchFiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchFilesSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::WatchFilesRequest>
+                    for WatchFilesSvc<T> {
+                        type Response = super::WatchEvent;
+                        type ResponseStream = T::WatchFilesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchFilesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::watch_files(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchFilesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/StartTerminal" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartTerminalSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::StartTerminalRequest>
+                    for StartTerminalSvc<T> {
+                        type Response = super::Terminal;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartTerminalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::start_terminal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartTerminalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/AttachTerminal" => {
+                    #[allow(non_camel_case_types)]
+                    struct AttachTerminalSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::TerminalRequest>
+                    for AttachTerminalSvc<T> {
+                        type Response = super::TerminalEvent;
+                        type ResponseStream = T::AttachTerminalStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TerminalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::attach_terminal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AttachTerminalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/WriteTerminal" => {
+                    #[allow(non_camel_case_types)]
+                    struct WriteTerminalSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::WriteTerminalRequest>
+                    for WriteTerminalSvc<T> {
+                        type Response = super::WriteTerminalReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WriteTerminalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::write_terminal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WriteTerminalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/ResizeTerminal" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResizeTerminalSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::ResizeTerminalRequest>
+                    for ResizeTerminalSvc<T> {
+                        type Response = super::ResizeTerminalReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResizeTerminalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::resize_terminal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResizeTerminalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/KillTerminal" => {
+                    #[allow(non_camel_case_types)]
+                    struct KillTerminalSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::TerminalRequest>
+                    for KillTerminalSvc<T> {
+                        type Response = super::KillTerminalReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TerminalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::kill_terminal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KillTerminalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/ListTerminals" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTerminalsSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::ListTerminalsRequest>
+                    for ListTerminalsSvc<T> {
+                        type Response = super::ListTerminalsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTerminalsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::list_terminals(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTerminalsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/CreateUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateUploadSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::CreateUploadRequest>
+                    for CreateUploadSvc<T> {
+                        type Response = super::Upload;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateUploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::create_upload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateUploadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/GetUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetUploadSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::UploadRequest>
+                    for GetUploadSvc<T> {
+                        type Response = super::Upload;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::get_upload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetUploadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/WriteUploadPart" => {
+                    #[allow(non_camel_case_types)]
+                    struct WriteUploadPartSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ClientStreamingService<
+                        super::WriteUploadPartRequest,
+                    > for WriteUploadPartSvc<T> {
+                        type Response = super::Upload;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::WriteUploadPartRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::write_upload_part(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WriteUploadPartSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/CompleteUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct CompleteUploadSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::CompleteUploadRequest>
+                    for CompleteUploadSvc<T> {
+                        type Response = super::CompleteUploadReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CompleteUploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::complete_upload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CompleteUploadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/AbortUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct AbortUploadSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::UploadRequest>
+                    for AbortUploadSvc<T> {
+                        type Response = super::Upload;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::abort_upload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AbortUploadSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -7,10 +7,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
-use nullspace_types::file::FileInfo;
-use nullspace_types::id::{IncarnationId, SandboxId};
-use nullspace_types::process::ProcessInfo;
+use nullspace_types::file::{
+    BatchPart, FileChange, FileInfo, FileMatch, FileRange, FileReplace, FileReplaced, Found,
+};
+use nullspace_types::id::{IncarnationId, SandboxId, SessionId, UploadId};
+use nullspace_types::process::{ProcessEvent, ProcessInfo};
 use nullspace_types::sandbox::{Envs, SandboxMetrics};
+use nullspace_types::terminal::{TerminalEvent, TerminalInfo};
+use nullspace_types::upload::{UploadConflict, UploadKind, UploadStatus};
 use nullspace_types::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -146,6 +150,118 @@ pub enum Captured {
     Log,
 }
 
+/// Events of one process. A reader that is slow holds the process back; one that is dropped does not.
+pub type ProcessEvents = BoxStream<'static, Result<ProcessEvent>>;
+
+/// A terminal session to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TerminalSpec {
+    /// Its ID. The same again answers the same session.
+    pub session_id: SessionId,
+    /// Columns.
+    pub cols: u32,
+    /// Rows.
+    pub rows: u32,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// Over the sandbox's environment.
+    pub envs: Envs,
+    /// Whose; root's when absent.
+    pub user: Option<String>,
+}
+
+/// Events of one session, for one viewer.
+pub type TerminalEvents = BoxStream<'static, Result<TerminalEvent>>;
+
+/// A file that is read.
+pub struct FileBody {
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// When it last changed.
+    pub modified: Timestamp,
+    /// The part that was asked for; empty if that lies behind the end.
+    pub content: ByteStream,
+}
+
+/// An upload to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadSpec {
+    /// Its ID, unless there is one with the same key.
+    pub upload_id: UploadId,
+    /// The caller's: two creates with the same one make one upload.
+    pub key: Option<String>,
+    /// What it is.
+    pub kind: UploadKind,
+    /// Where it shall be.
+    pub target_path: String,
+    /// Who shall own it.
+    pub user: Option<String>,
+    /// Bytes.
+    pub content_length: u64,
+    /// What happens if there is something at the target.
+    pub conflict: UploadConflict,
+    /// SHA-256 of the whole, if it is known.
+    pub whole_sha256: Option<[u8; 32]>,
+    /// Bytes of every part but the last.
+    pub part_size: u64,
+    /// Bytes of all unfinished uploads of the sandbox.
+    pub staging_quota_bytes: u64,
+    /// When it is dropped.
+    pub expires_at: Timestamp,
+    /// Given back as it is.
+    pub label: String,
+}
+
+/// An upload as the machine has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadState {
+    /// Its ID.
+    pub upload_id: UploadId,
+    /// What it is.
+    pub kind: UploadKind,
+    /// Where it will be, absolute.
+    pub target_path: String,
+    /// Who will own it.
+    pub user: Option<String>,
+    /// Bytes.
+    pub content_length: u64,
+    /// Bytes of the parts that are there.
+    pub accepted_bytes: u64,
+    /// Bytes kept free for it.
+    pub reserved_bytes: u64,
+    /// Bytes of every part but the last.
+    pub part_size: u64,
+    /// How many parts.
+    pub part_count: u32,
+    /// The lowest part that is missing.
+    pub next_part: Option<u32>,
+    /// How far it is.
+    pub status: UploadStatus,
+    /// What happens if there is something at the target.
+    pub conflict: UploadConflict,
+    /// SHA-256 of the whole, if it is known.
+    pub whole_sha256: Option<[u8; 32]>,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// When it is dropped.
+    pub expires_at: Timestamp,
+    /// As the spec had it.
+    pub label: String,
+}
+
+/// An upload that is in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The upload.
+    pub upload: UploadState,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// How many files.
+    pub files: u64,
+}
+
 /// A process, and its exit status if it has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessState {
@@ -184,21 +300,57 @@ pub trait Node: Send + Sync + 'static {
     /// Starts a command and answers its PID.
     async fn process_start(&self, id: SandboxId, command: Command) -> Result<u32>;
 
+    /// Starts a command and follows it; `timeout_ms` counts. The first event has been heard when this
+    /// answers: a command that cannot be started is an error. Standard input is open.
+    async fn process_stream(&self, id: SandboxId, command: Command) -> Result<ProcessEvents>;
+
+    /// Follows a process from the given offsets of its two streams.
+    async fn process_attach(
+        &self,
+        id: SandboxId,
+        pid: u32,
+        stdout_offset: u64,
+        stderr_offset: u64,
+    ) -> Result<ProcessEvents>;
+
     /// Every process in the machine.
     async fn process_list(&self, id: SandboxId) -> Result<Vec<ProcessState>>;
 
     /// Kills the process group.
     async fn process_kill(&self, id: SandboxId, pid: u32) -> Result<()>;
 
-    /// Writes to standard input.
-    async fn process_stdin(&self, id: SandboxId, pid: u32, data: Bytes) -> Result<()>;
+    /// Writes to standard input, and closes it where asked to.
+    async fn process_stdin(&self, id: SandboxId, pid: u32, data: Bytes, close: bool) -> Result<()>;
 
     /// All that was recorded of a process's output, from the start, as far as it goes now.
     async fn process_log(&self, id: SandboxId, pid: u32, stream: LogStream) -> Result<ByteStream>;
 
-    /// A file's size and content.
-    async fn file_read(&self, id: SandboxId, path: String, user: Option<String>)
-    -> Result<(u64, ByteStream)>;
+    /// Starts a terminal session.
+    async fn terminal_start(&self, id: SandboxId, spec: TerminalSpec) -> Result<TerminalInfo>;
+
+    /// Watches a session.
+    async fn terminal_attach(&self, id: SandboxId, session: SessionId) -> Result<TerminalEvents>;
+
+    /// Types into a session.
+    async fn terminal_write(&self, id: SandboxId, session: SessionId, data: Bytes) -> Result<()>;
+
+    /// Sets a session's size.
+    async fn terminal_resize(&self, id: SandboxId, session: SessionId, cols: u32, rows: u32) -> Result<()>;
+
+    /// Ends a session.
+    async fn terminal_kill(&self, id: SandboxId, session: SessionId) -> Result<()>;
+
+    /// The sessions that run.
+    async fn terminal_list(&self, id: SandboxId) -> Result<Vec<TerminalInfo>>;
+
+    /// A file's content.
+    async fn file_read(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        range: FileRange,
+    ) -> Result<FileBody>;
 
     /// Writes a file whole. A body that fails half-way changes nothing.
     async fn file_write(
@@ -247,6 +399,74 @@ pub trait Node: Send + Sync + 'static {
         mode: u32,
         user: Option<String>,
     ) -> Result<()>;
+
+    /// Writes many files, each whole or not at all; one outcome for each `Start`, in order. If `parts` ends
+    /// in an error, so does this, and the file that was being written is not.
+    async fn file_write_batch(
+        &self,
+        id: SandboxId,
+        user: Option<String>,
+        parts: BoxStream<'static, Result<BatchPart>>,
+    ) -> Result<Vec<Result<FileInfo>>>;
+
+    /// Lines that match a regular expression, or a text if the pattern is none. Ends when dropped.
+    async fn file_find(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        pattern: String,
+        limit: u64,
+    ) -> Result<Found<FileMatch>>;
+
+    /// Paths whose last part matches a glob. Ends when dropped.
+    async fn file_search(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        pattern: String,
+        limit: u64,
+    ) -> Result<Found<String>>;
+
+    /// Replaces a text in files.
+    async fn file_replace(&self, id: SandboxId, request: FileReplace) -> Result<FileReplaced>;
+
+    /// Watches a path. What happens after this has answered is seen. The stream ends only with an error.
+    async fn file_watch(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        recursive: bool,
+    ) -> Result<BoxStream<'static, Result<FileChange>>>;
+
+    /// Begins an upload, or finds the one with the same key.
+    async fn upload_create(&self, id: SandboxId, spec: UploadSpec) -> Result<UploadState>;
+
+    /// An upload.
+    async fn upload_get(&self, id: SandboxId, upload: UploadId) -> Result<UploadState>;
+
+    /// Takes a part. One whose checksum or length is wrong, or that breaks off, changes nothing.
+    async fn upload_part(
+        &self,
+        id: SandboxId,
+        upload: UploadId,
+        part: u32,
+        sha256: [u8; 32],
+        body: ByteStream,
+    ) -> Result<UploadState>;
+
+    /// Puts an upload in place, in one step. Again answers the same.
+    async fn upload_complete(
+        &self,
+        id: SandboxId,
+        upload: UploadId,
+        whole_sha256: Option<[u8; 32]>,
+    ) -> Result<Published>;
+
+    /// Gives an upload up and frees what it held.
+    async fn upload_abort(&self, id: SandboxId, upload: UploadId) -> Result<UploadState>;
 
     /// Stops the node's own work. Machines keep running.
     async fn shutdown(&self);

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::upload::UploadFailure;
+
 /// Shorthand for results that end at the border.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -43,8 +45,20 @@ codes! {
     ProcessNotFound = "process_not_found",
     /// No such file or directory in the sandbox.
     FileNotFound = "file_not_found",
+    /// No such terminal session in the sandbox.
+    TerminalNotFound = "pty_not_found",
+    /// No such upload in the sandbox.
+    UploadNotFound = "upload_not_found",
     /// The file operation failed in the sandbox: permission, a read-only place, not a directory, no space.
     FileError = "file_error",
+    /// An upload was refused; the detail says why.
+    FileUploadError = "file_upload_error",
+    /// The part of a file that was asked for is outside of it.
+    RangeNotSatisfiable = "range_not_satisfiable",
+    /// The signature of a signed URL is wrong, or it was made for something else.
+    EdgeTokenInvalid = "edge_token_invalid",
+    /// A signed URL is too old.
+    EdgeTokenExpired = "edge_token_expired",
     /// The method is not one that the route has.
     MethodNotAllowed = "method_not_allowed",
     /// The body is larger than the route takes.
@@ -91,12 +105,14 @@ pub struct Error {
     pub suggested_action: Option<String>,
     /// More for the server's log.
     pub context: Option<String>,
+    /// Why an upload was refused, for programs: with [`Code::FileUploadError`] alone.
+    pub upload: Option<Box<UploadFailure>>,
 }
 
 impl Error {
     /// An error with a code and a message for the caller.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), suggested_action: None, context: None }
+        Self { code, message: message.into(), suggested_action: None, context: None, upload: None }
     }
 
     /// [`Code::InvalidRequest`]: the message names the field and the bound.
@@ -119,6 +135,12 @@ impl Error {
         Self::new(Code::SandboxNotFound, format!("sandbox {id} does not exist"))
     }
 
+    /// [`Code::FileUploadError`], with the detail that the wire has for it.
+    pub fn upload(failure: UploadFailure) -> Self {
+        let message = failure.message.clone();
+        Self { upload: Some(Box::new(failure)), ..Self::new(Code::FileUploadError, message) }
+    }
+
     /// Adds what the caller can do now.
     pub fn suggest(mut self, action: impl Into<String>) -> Self {
         self.suggested_action = Some(action.into());
@@ -133,6 +155,9 @@ impl Error {
 
     /// Whether the same request may succeed later without any change.
     pub fn retryable(&self) -> bool {
+        if let Some(upload) = &self.upload {
+            return upload.retryable;
+        }
         matches!(
             self.code,
             Code::TransitionInProgress

@@ -98,6 +98,14 @@ id!(
     EventId, "event", "evt_"
 );
 id!(
+    /// A terminal session in a sandbox.
+    SessionId, "terminal session", "ses_"
+);
+id!(
+    /// A resumable upload.
+    UploadId, "upload", "up_"
+);
+id!(
     /// One request to the API, for finding it again in the logs.
     RequestId, "request", "req_"
 );

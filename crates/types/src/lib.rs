@@ -10,6 +10,9 @@ pub mod id;
 pub mod key;
 pub mod process;
 pub mod sandbox;
+pub mod socket;
 pub mod template;
+pub mod terminal;
+pub mod upload;
 
 pub use error::{Code, Error, Result};

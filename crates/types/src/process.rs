@@ -1,5 +1,6 @@
 //! Commands and processes inside a sandbox.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::Envs;
@@ -88,4 +89,31 @@ pub struct ProcessLogs {
     pub output: String,
     /// The exit status; null while it runs.
     pub exit_code: Option<i32>,
+}
+
+/// What happens to a process that is followed. Order: one `Started`, any number of `Output`, one `Exited`,
+/// and then the stream ends. A stream that ends before with an error was broken; the process was not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProcessEvent {
+    /// It is there.
+    Started {
+        /// Its PID.
+        pid: u32,
+    },
+    /// It wrote.
+    Output {
+        /// To standard error, not to standard output.
+        stderr: bool,
+        /// What.
+        data: Bytes,
+    },
+    /// It has ended.
+    Exited {
+        /// Exit status.
+        exit_code: i32,
+        /// Whether its time ran out.
+        timed_out: bool,
+        /// Microseconds that the guest took; of one that was only attached to, since its start.
+        guest_us: u64,
+    },
 }

@@ -130,6 +130,9 @@ pub fn check_environment(envs: &HashMap<String, String>) -> Result<(), Status> {
     Ok(())
 }
 
+/// A stream that is not written yet.
+type Later<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl pb::agent_server::Agent for Service {
     async fn hello(&self, _: Request<pb::HelloRequest>) -> Result<Response<pb::HelloReply>, Status> {
@@ -271,5 +274,116 @@ impl pb::agent_server::Agent for Service {
     ) -> Result<Response<pb::SetPermissionsReply>, Status> {
         self.do_set_permissions(request.into_inner()).await?;
         Ok(Response::new(pb::SetPermissionsReply {}))
+    }
+
+    type WriteFilesStream = Later<pb::WriteFilesReply>;
+    async fn write_files(
+        &self,
+        _: Request<Streaming<pb::WriteFileRequest>>,
+    ) -> Result<Response<Self::WriteFilesStream>, Status> {
+        Err(Status::unimplemented("WriteFiles"))
+    }
+
+    type FindInFilesStream = Later<pb::FindInFilesReply>;
+    async fn find_in_files(
+        &self,
+        _: Request<pb::FindInFilesRequest>,
+    ) -> Result<Response<Self::FindInFilesStream>, Status> {
+        Err(Status::unimplemented("FindInFiles"))
+    }
+
+    type SearchFilesStream = Later<pb::SearchFilesReply>;
+    async fn search_files(
+        &self,
+        _: Request<pb::SearchFilesRequest>,
+    ) -> Result<Response<Self::SearchFilesStream>, Status> {
+        Err(Status::unimplemented("SearchFiles"))
+    }
+
+    async fn replace_in_files(
+        &self,
+        _: Request<pb::ReplaceInFilesRequest>,
+    ) -> Result<Response<pb::ReplaceInFilesReply>, Status> {
+        Err(Status::unimplemented("ReplaceInFiles"))
+    }
+
+    type WatchFilesStream = Later<pb::WatchEvent>;
+    async fn watch_files(
+        &self,
+        _: Request<pb::WatchFilesRequest>,
+    ) -> Result<Response<Self::WatchFilesStream>, Status> {
+        Err(Status::unimplemented("WatchFiles"))
+    }
+
+    async fn start_terminal(
+        &self,
+        _: Request<pb::StartTerminalRequest>,
+    ) -> Result<Response<pb::Terminal>, Status> {
+        Err(Status::unimplemented("StartTerminal"))
+    }
+
+    type AttachTerminalStream = Later<pb::TerminalEvent>;
+    async fn attach_terminal(
+        &self,
+        _: Request<pb::TerminalRequest>,
+    ) -> Result<Response<Self::AttachTerminalStream>, Status> {
+        Err(Status::unimplemented("AttachTerminal"))
+    }
+
+    async fn write_terminal(
+        &self,
+        _: Request<pb::WriteTerminalRequest>,
+    ) -> Result<Response<pb::WriteTerminalReply>, Status> {
+        Err(Status::unimplemented("WriteTerminal"))
+    }
+
+    async fn resize_terminal(
+        &self,
+        _: Request<pb::ResizeTerminalRequest>,
+    ) -> Result<Response<pb::ResizeTerminalReply>, Status> {
+        Err(Status::unimplemented("ResizeTerminal"))
+    }
+
+    async fn kill_terminal(
+        &self,
+        _: Request<pb::TerminalRequest>,
+    ) -> Result<Response<pb::KillTerminalReply>, Status> {
+        Err(Status::unimplemented("KillTerminal"))
+    }
+
+    async fn list_terminals(
+        &self,
+        _: Request<pb::ListTerminalsRequest>,
+    ) -> Result<Response<pb::ListTerminalsReply>, Status> {
+        Err(Status::unimplemented("ListTerminals"))
+    }
+
+    async fn create_upload(
+        &self,
+        _: Request<pb::CreateUploadRequest>,
+    ) -> Result<Response<pb::Upload>, Status> {
+        Err(Status::unimplemented("CreateUpload"))
+    }
+
+    async fn get_upload(&self, _: Request<pb::UploadRequest>) -> Result<Response<pb::Upload>, Status> {
+        Err(Status::unimplemented("GetUpload"))
+    }
+
+    async fn write_upload_part(
+        &self,
+        _: Request<Streaming<pb::WriteUploadPartRequest>>,
+    ) -> Result<Response<pb::Upload>, Status> {
+        Err(Status::unimplemented("WriteUploadPart"))
+    }
+
+    async fn complete_upload(
+        &self,
+        _: Request<pb::CompleteUploadRequest>,
+    ) -> Result<Response<pb::CompleteUploadReply>, Status> {
+        Err(Status::unimplemented("CompleteUpload"))
+    }
+
+    async fn abort_upload(&self, _: Request<pb::UploadRequest>) -> Result<Response<pb::Upload>, Status> {
+        Err(Status::unimplemented("AbortUpload"))
     }
 }
