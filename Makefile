@@ -48,6 +48,11 @@ check: ## Format, lints, generated files, allowed edges between crates
 	cargo run --quiet -p xtask -- generate --check
 	cargo run --quiet -p xtask -- deps --check
 
+.PHONY: fuzz
+fuzz: ## Fuzz every parser of hostile input for a minute (FUZZ_SECONDS=… for longer)
+	scripts/setup build
+	scripts/fuzz $(or $(FUZZ_SECONDS),60)
+
 .PHONY: bench
 bench: ## Measure what is promised, against a floor measured in the same run
 	scripts/setup build image run

@@ -80,3 +80,46 @@ async def test_errors_come_as_the_same_classes():
 
 async def test_run_once_works_asynchronously():
     assert (await AsyncSandbox.run_once("echo", ["once"])).stdout == "once\n"
+
+
+async def test_streams_terminals_transfers_and_watches_work_asynchronously(tmp_path):
+    async with await AsyncSandbox.create(vcpus=1, memory_mb=256, timeout=900) as sandbox:
+        out, err = [], []
+        ran = await sandbox.commands.run("echo out; echo err >&2; exit 2", shell=True, on_stdout=out.append, on_stderr=err.append)
+        assert (ran.exit_code, ran.stdout, "".join(out), "".join(err)) == (2, "out\n", "out\n", "err\n")
+        handle = await sandbox.commands.run("echo begun; read x; echo got $x", shell=True, background=True, on_stdout=out.append)
+        again = await sandbox.commands.connect(handle.pid)
+        await sandbox.commands.send_stdin(handle.pid, "typed\n")
+        for one in (handle, again):
+            assert (await one.wait(timeout=60)).stdout == "begun\ngot typed\n"
+
+        session = await sandbox.pty.create_session(cols=80, rows=24)
+        seen = []
+        await session.send_input("echo in-$((40+2)); exit 5\n")
+        result = await session.wait(on_data=seen.append)
+        assert result.exit_code == 5 and b"in-42" in b"".join(seen)
+
+        await sandbox.files.write_files([("/workspace/w/a.txt", "a needle"), ("/workspace/w/b.txt", b"bytes")])
+        assert [m.file for m in await sandbox.files.find_files("/workspace/w", "needle")] == ["/workspace/w/a.txt"]
+        assert await sandbox.files.search_files("/workspace/w", "*.txt") == ["/workspace/w/a.txt", "/workspace/w/b.txt"]
+        assert await sandbox.files.replace_in_files(["/workspace/w/a.txt"], "needle", "thread") == 1
+        events, created = [], asyncio.Event()
+
+        def take(event):
+            events.append((event.type, event.name))
+            if event.type == "create":
+                created.set()
+
+        async with await sandbox.files.watch_dir("/workspace/w", take):
+            await sandbox.files.write("/workspace/w/new.txt", "1")
+            await asyncio.wait_for(created.wait(), 30)
+        assert ("create", "new.txt") in events
+
+        source = tmp_path / "up.bin"
+        source.write_bytes(bytes(range(256)) * 80_000)
+        result = await sandbox.files.upload_file(source, "/workspace/up.bin", resumable=True, checksum="sha256")
+        assert result.bytes_uploaded == source.stat().st_size and (await sandbox.files.info("/workspace/up.bin")).size == source.stat().st_size
+        (tmp_path / "dir/sub").mkdir(parents=True)
+        (tmp_path / "dir/sub/f.txt").write_text("in a directory")
+        await sandbox.files.upload_dir(tmp_path / "dir", "/workspace/dir")
+        assert await sandbox.files.read("/workspace/dir/sub/f.txt") == "in a directory"

@@ -35,6 +35,20 @@ def test_two_clones_of_one_template_differ(server, pair, what):
     assert first and second and first != second
 
 
+def test_each_machine_has_an_ssh_host_key_of_its_own_from_the_start(server, pair):
+    keys = []
+    for one in pair:
+        # The server finds it, takes it, and shows it to whoever connects.
+        server.out(one, "mkdir -p /run/sshd && /usr/sbin/sshd -p 2222 -o ListenAddress=127.0.0.1")
+        shown = server.out(one, "ssh-keyscan -T 30 -p 2222 127.0.0.1 2>/dev/null", timeout_secs=110).split()
+        public = server.out(one, "cat /run/nullspace/ssh_host_ed25519_key.pub").split()
+        assert shown[1:3] == public[:2] and public[0] == "ssh-ed25519"
+        assert server.out(one, "stat -c '%a %U' /run/nullspace/ssh_host_ed25519_key") == "600 root"
+        keys.append(public[1])
+        server.out(one, "pkill -x sshd")
+    assert len(set(keys)) == 2
+
+
 def test_the_clock_is_right(server, pair):
     for one in pair:
         before = time.time()
@@ -65,6 +79,14 @@ def test_a_machine_cannot_take_more_memory_than_it_has(server, temporary):
     one = temporary()
     result = server.exec(one, "python3", "-c", "x = bytearray(400 << 20); print(len(x))", timeout_secs=110)
     assert result["exit_code"] != 0
+    assert server.out(one, "echo alive") == "alive"
+
+
+def test_a_machine_can_use_all_the_memory_it_has(server, temporary):
+    """In its programs and in its file cache, on pages that no machine of this template has touched before."""
+    one = temporary(memory_mb=512)
+    server.out(one, "dd if=/dev/zero of=/var/tmp/cached bs=1M count=300 status=none && cat /var/tmp/cached > /dev/null", timeout_secs=110)
+    assert server.out(one, "python3", "-c", "x = bytearray(b'x') * (330 << 20); print(len(x))", timeout_secs=110) == str(330 << 20)
     assert server.out(one, "echo alive") == "alive"
 
 

@@ -1,24 +1,30 @@
 #!/usr/bin/env python3
 """What is promised about speed and memory, measured against the floor in the same run.
 
-    bench.py [--quick] [--rounds N] [--json bench.json] [--parts single,burst,crowd] [--strict]
+    bench.py [--quick] [--rounds N] [--json bench.json] [--parts single,burst,crowd,data] [--strict]
 
 A server of its own (its data directory in the cache, port 0) and the floor program (floor.py) take
 turns, each after the host has come to rest, so that a drift of the host's load hits both alike.
-Everything of ours is measured from outside, over plain HTTP on kept connections. It prints each figure
+Everything of ours is measured from outside, over plain HTTP on kept connections, streams over WebSockets. It prints each figure
 with its ratio to the floor and says which goals were met; with --strict an unmet goal fails the run.
 
 Needs root, the guest image, and bin/nullspace built for release (or another in NULLSPACE_BIN).
 """
 import argparse
+import base64
+import hashlib
+import http.client
 import json
 import os
 import platform
 import re
 import shutil
+import socket
 import statistics
+import struct
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +35,7 @@ import host  # noqa: E402
 from appliance import Appliance, Http, binary, cache, until  # noqa: E402
 from floor import Floor  # noqa: E402
 
-PARTS = ["single", "burst", "crowd"]
+PARTS = ["single", "burst", "crowd", "data"]
 SIZE = {"vcpus": 1, "memory_mb": 512}  # as the floor's machine
 CROWD = {"vcpus": 1, "memory_mb": 256}
 
@@ -62,6 +68,76 @@ def private_mib(pid: int) -> float:
 def server_timing(answer) -> dict[str, float]:
     """Milliseconds by name from `Server-Timing: guest;dur=38.1, total;dur=39.0`."""
     return {name: float(ms) for name, ms in re.findall(r"([\w-]+);dur=([\d.]+)", answer.headers.get("server-timing") or "")}
+
+
+class Socket:
+    """A WebSocket of a sandbox (RFC 6455), as much of one as is needed to measure: text frames, none of them in pieces."""
+
+    def __init__(self, server: Appliance, sandbox: str):
+        host, port = server.url.removeprefix("http://").split(":")
+        self.socket = socket.create_connection((host, int(port)))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.sendall((f"GET /v1/sandboxes/{sandbox}/ws?channel=exec HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {server.key}\r\n"
+                             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                             f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n\r\n").encode())
+        self.file = self.socket.makefile("rb")
+        if b" 101 " not in self.file.readline():
+            raise RuntimeError("the server did not take the WebSocket")
+        while self.file.readline().strip():
+            pass
+
+    def say(self, **frame):
+        data = json.dumps(frame).encode()
+        length = bytes([0x80 | len(data)]) if len(data) < 126 else bytes([0xFE]) + struct.pack(">H", len(data))
+        self.socket.sendall(b"\x81" + length + bytes(4) + data)  # masked with zeroes
+
+    def hear(self) -> dict:
+        while True:
+            kind, length = self.file.read(2)
+            length = {126: lambda: struct.unpack(">H", self.file.read(2))[0], 127: lambda: struct.unpack(">Q", self.file.read(8))[0]}.get(length, lambda: length)()
+            data = self.file.read(length)
+            if kind == 0x81:
+                return json.loads(data)
+            if kind == 0x89:  # a ping
+                self.socket.sendall(b"\x8a" + bytes([0x80 | len(data)]) + bytes(4) + data)
+            if kind == 0x88:
+                raise RuntimeError("the server closed the WebSocket")
+
+    def run(self, command: str, args=(), each=lambda frame: None) -> int:
+        self.say(type="exec_start", id="e", command=command, args=list(args), timeout_secs=600)
+        while (frame := self.hear())["type"] != "exec_exit":
+            if frame["type"] == "error":
+                raise RuntimeError(frame["message"])
+            each(frame)
+        return frame["exit_code"]
+
+    def close(self):
+        self.socket.close()
+
+
+class Watched:
+    """The highest resident memory of a process above what it had at the start, in MiB, looked at all the time meanwhile."""
+
+    def __init__(self, server: Appliance):
+        self.server, self.ended = server, threading.Event()
+
+    def __enter__(self):
+        self.before = self.most = self.server.rss_mib()
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+        return self
+
+    def _look(self):
+        while not self.ended.wait(0.02):
+            self.most = max(self.most, self.server.rss_mib())
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+
+    @property
+    def grown(self) -> float:
+        return self.most - self.before
 
 
 class Ours:
@@ -136,6 +212,137 @@ class Ours:
         for http in lines:
             http.close()
         return [d[0] for d in done if not isinstance(d, Exception)]
+
+    def upload(self, sandbox: str, path: str, size: int) -> float:
+        """A file of so many bytes, streamed in; MB/s."""
+        block = os.urandom(1 << 20)
+        line = http.client.HTTPConnection(self.server.url.removeprefix("http://"), timeout=600)
+        line.connect()
+        t = time.perf_counter()
+        line.putrequest("PUT", f"/v1/sandboxes/{sandbox}/file?path={path}")
+        line.putheader("Authorization", f"Bearer {self.server.key}")
+        line.putheader("Content-Length", str(size))
+        line.endheaders()
+        try:
+            for _ in range(size // len(block)):
+                line.sock.sendall(block)
+        except BrokenPipeError:
+            pass  # refused; the answer says why
+        answer = line.getresponse()
+        told = answer.read()
+        if answer.status != 204:
+            raise RuntimeError(f"upload: {answer.status} {told}")
+        line.close()
+        return size / (time.perf_counter() - t) / 1e6
+
+    def download(self, sandbox: str, path: str, size: int) -> float:
+        """The same file, streamed out; MB/s."""
+        line = http.client.HTTPConnection(self.server.url.removeprefix("http://"), timeout=600)
+        line.connect()
+        buffer, got, t = bytearray(1 << 20), 0, time.perf_counter()
+        line.request("GET", f"/v1/sandboxes/{sandbox}/file?path={path}", headers={"Authorization": f"Bearer {self.server.key}"})
+        answer = line.getresponse()
+        while n := answer.readinto(buffer):
+            got += n
+        line.close()
+        if answer.status != 200 or got != size:
+            raise RuntimeError(f"download: {answer.status}, {got} bytes")
+        return size / (time.perf_counter() - t) / 1e6
+
+    def transfer(self, sandbox: str):
+        """256 MiB in and out."""
+        with Watched(self.server) as memory:
+            settle()
+            self.note("upload_mb_s", self.upload(sandbox, "/workspace/file", 256 << 20))
+            settle()
+            self.note("download_mb_s", self.download(sandbox, "/workspace/file", 256 << 20))
+        self.note("transfer_server_growth_mib", memory.grown)
+
+    def large_file(self, sandbox: str, size: int):
+        """A file far larger than the server's memory may be."""
+        with Watched(self.server) as memory:
+            self.upload(sandbox, "/var/tmp/large", size)
+            self.download(sandbox, "/var/tmp/large", size)
+        self.note("large_file_gib", size / (1 << 30))
+        self.note("large_file_server_growth_mib", memory.grown)
+        self.server.exec(sandbox, "rm /var/tmp/large")
+
+    def stream(self, sandbox: str):
+        """200 MB of output of one command over a WebSocket, and its checksum."""
+        size, digest, got = 200 << 20, hashlib.sha256(), 0
+
+        def take(frame):
+            nonlocal got
+            if frame["type"] == "exec_stdout":
+                data = frame["data"].encode()
+                got += len(data)
+                digest.update(data)
+
+        line = "0123456789abcdef" * 4096
+        ws = Socket(self.server, sandbox)
+        settle()
+        with Watched(self.server) as memory:
+            t = time.perf_counter()
+            ws.run("python3", ["-c", f"import sys\nfor _ in range({size >> 16}): sys.stdout.write('0123456789abcdef' * 4096)"], take)
+            self.note("stream_mb_s", size / (time.perf_counter() - t) / 1e6)
+        ws.close()
+        wanted = hashlib.sha256()
+        for _ in range(size >> 16):
+            wanted.update(line.encode())
+        self.note("stream_bytes_missing", 0 if got == size and digest.digest() == wanted.digest() else max(1, size - got))
+        self.note("stream_server_growth_mib", memory.grown)
+
+    def socket_exec(self, sandbox: str, rounds: int):
+        """`true` over an open WebSocket each, and the agent's own time for it over HTTP, by turns."""
+        for _ in range(rounds):
+            answer = self.server.call("POST", f"/v1/sandboxes/{sandbox}/exec", {"command": "true"})
+            self.note("true_guest_ms", server_timing(answer)["guest"])
+            ws = Socket(self.server, sandbox)
+            t = time.perf_counter()
+            if ws.run("true") != 0:
+                raise RuntimeError("true failed")
+            self.note("true_over_socket_ms", (time.perf_counter() - t) * 1e3)
+            ws.close()
+
+    def batch(self, sandbox: str, count=1000, alone=100):
+        """Small files in one call, and one by one."""
+        content = b"x" * 200
+        names = [f"/workspace/batch/{n % 10}/{n}.txt" for n in range(count)]
+        edge = "nullspace-bench"
+        part = lambda name, extra, body: (f"--{edge}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{extra}\"\r\n\r\n").encode() + body + b"\r\n"
+        manifest = json.dumps({"files": [{"path": name, "field": f"file{n}"} for n, name in enumerate(names)], "user": None}).encode()
+        body = part("manifest", "manifest.json", manifest) + b"".join(part(f"file{n}", f"file{n}.bin", content) for n in range(count)) + f"--{edge}--\r\n".encode()
+        settle()
+        t = time.perf_counter()
+        answer = self.server.call("POST", f"/v1/sandboxes/{sandbox}/files/batch-write", body, headers={"Content-Type": f"multipart/form-data; boundary={edge}"})
+        self.note("batch_1000_ms", (time.perf_counter() - t) * 1e3)
+        if answer.status != 200 or [r["status"] for r in answer.json["results"]] != ["success"] * count:
+            raise RuntimeError(f"batch: {answer}")
+        settle()
+        t = time.perf_counter()
+        for name in names[:alone]:
+            answer = self.server.call("POST", f"/v1/sandboxes/{sandbox}/files/write", {"path": name.replace("batch", "alone"), "content": content.decode()})
+            assert answer.status == 200, answer
+        self.note("one_by_one_1000_ms", (time.perf_counter() - t) * 1e3 * count / alone)
+
+    def search(self, sandbox: str):
+        """20,000 files of 10 KB: ours, and `grep -r` in the guest, by turns."""
+        code = ("import os\nline = 'the quick brown fox jumps over the lazy dog 0123456789 and so on\\n'\n"
+                "for n in range(20000):\n"
+                "    os.makedirs(f'/workspace/tree/{n // 200}', exist_ok=True)\n"
+                "    open(f'/workspace/tree/{n // 200}/{n}.txt', 'w').write(line * 152 + (f'needle {n}\\n' if n % 1000 == 0 else ''))\n")
+        assert self.server.exec(sandbox, "python3", "-c", code, timeout_secs=600)["exit_code"] == 0
+        for _ in range(4):
+            settle()
+            t = time.perf_counter()
+            found = self.server.call("POST", f"/v1/sandboxes/{sandbox}/files/find", {"path": "/workspace/tree", "pattern": "needle [0-9]+"})
+            self.note("search_ms", (time.perf_counter() - t) * 1e3)
+            assert found.status == 200 and len(found.json) == 20, found
+            settle()
+            t = time.perf_counter()
+            ran = self.server.exec(sandbox, "grep -rnE 'needle [0-9]+' /workspace/tree | wc -l", timeout_secs=600)
+            self.note("grep_ms", (time.perf_counter() - t) * 1e3)
+            assert ran["stdout"].strip() == "20", ran
 
     def destroy(self, made: list[str], width=8):
         with ThreadPoolExecutor(width) as pool:
@@ -221,6 +428,18 @@ def goals(ours: dict, floor: dict, left: list[str], args) -> list[dict]:
     goal("the server's share of it, ms", ours.get("exec_overhead_ms"), 2)
     goal("private memory of an idle sandbox, MiB", ours.get("private_mib"), plus("private_mib", 12), floor.get("private_mib"))
     goal(f"server memory with {b} sandboxes, MiB", ours.get("server_rss_mib"), 150)
+    goal("upload of 256 MiB, MB/s", ours.get("upload_mb_s"), times("up_mb_s", 0.6), floor.get("up_mb_s"), at_least=True)
+    goal("download of 256 MiB, MB/s", ours.get("download_mb_s"), times("down_mb_s", 0.6), floor.get("down_mb_s"), at_least=True)
+    goal("the server's growth meanwhile, MiB", ours.get("transfer_server_growth_mib"), 32)
+    goal(f"the server's growth with {ours.get('large_file_gib', 0):g} GiB in and out, MiB", ours.get("large_file_server_growth_mib"), 32)
+    goal("bytes missing of 200 MB streamed", ours.get("stream_bytes_missing"), 0)
+    goal("the server's growth meanwhile, MiB", ours.get("stream_server_growth_mib"), 32)
+    if guest := ours.get("true_guest_ms"):
+        goal("true over an open socket, ms", ours.get("true_over_socket_ms"), guest * 1.5 + 2)
+    if alone := ours.get("one_by_one_1000_ms"):
+        goal("1,000 files in a batch, times faster", alone / ours["batch_1000_ms"], 20, at_least=True)
+    if grep := ours.get("grep_ms"):
+        goal("search of 20,000 files, ms", ours.get("search_ms"), grep * 1.5)
     goal(f"{c} sandboxes at once, answering", ours.get(f"crowd_{c}_answering"), c, at_least=True)
     goal("left on the host at the end, things", len(left), 0)
     return out
@@ -241,6 +460,7 @@ def main():
     args.rounds = args.rounds or (5 if args.quick else 20)
     args.bursts = args.bursts or (1 if args.quick else 3)
     args.crowd = args.crowd or (30 if args.quick else 100)
+    args.large = 1 if args.quick else 4
     parts = args.parts.split(",")
     if wrong := [x for x in parts if x not in PARTS]:
         p.error(f"--parts: no part is called {wrong[0]!r}; there are {', '.join(PARTS)}")
@@ -290,6 +510,22 @@ def main():
                     ours.burst(args.burst)
                     settle()
                     floor.burst(args.burst, f"b{n}-")
+            if "data" in parts:
+                say("data: transfers, streams, batches, searches")
+                floor.restore("data", keep=True)
+                one = server.create(**SIZE, disk_mb=1024 * (args.large + 4), timeout_ms=3_600_000)
+                ours.socket_exec(one, args.rounds)
+                for _ in range(args.bursts):
+                    settle()
+                    floor.transfer()
+                    ours.transfer(one)
+                server.exec(one, "rm -f /workspace/file")
+                ours.stream(one)
+                ours.batch(one)
+                ours.search(one)
+                ours.large_file(one, args.large << 30)
+                server.destroy(one)
+                floor.end_kept()
             if "crowd" in parts:
                 if memory_available_mib() < args.crowd * 120:
                     say(f"SKIP: a crowd of {args.crowd} needs about {args.crowd * 120} MiB of memory, {memory_available_mib():.0f} are free")
@@ -331,7 +567,7 @@ def main():
     judged = goals(figures, base, left, args)
     print(f"{'figure':42} {'median':>10} {'min':>10} {'max':>10} {'n':>4}   {'floor':>9} {'ratio':>6}")
     same = {"create_first_command_ms": "restore_first_command_ms", "create_first_command_without_spares_ms": "restore_first_command_ms", "exec_ms": "command_ms", "private_mib": "private_mib",
-            f"burst_{args.burst}_wall_ms": f"burst_{args.burst}_wall_ms"}
+            f"burst_{args.burst}_wall_ms": f"burst_{args.burst}_wall_ms", "upload_mb_s": "up_mb_s", "download_mb_s": "down_mb_s"}
     for name, values in ours.figures.items():
         against = base.get(same.get(name, ""))
         print(f"{name:42} {figures[name]:10.2f} {min(values):10.2f} {max(values):10.2f} {len(values):4}"

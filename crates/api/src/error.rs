@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use nullspace_types::id::RequestId;
+use nullspace_types::upload::{UploadFailure, UploadReason};
 use nullspace_types::{Code, Error};
 use serde::Serialize;
 
@@ -23,7 +24,7 @@ impl From<Error> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let mut response = status(self.0.code).into_response();
+        let mut response = status_of(&self.0).into_response();
         response.extensions_mut().insert(self);
         response
     }
@@ -45,6 +46,9 @@ pub struct ErrorBody {
     /// What to do next, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     suggested_action: Option<String>,
+    /// With `file_upload_error` alone: why the upload was refused, for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_detail: Option<UploadFailure>,
     /// On `/healthz` alone: `unavailable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
@@ -60,23 +64,37 @@ pub(crate) struct HealthAnswer;
 /// The HTTP status of each code.
 pub fn status(code: Code) -> StatusCode {
     match code {
-        Code::InvalidRequest | Code::InvalidFields | Code::FileError => StatusCode::BAD_REQUEST,
-        Code::Unauthorized => StatusCode::UNAUTHORIZED,
+        Code::InvalidRequest | Code::InvalidFields | Code::FileError | Code::FileUploadError => {
+            StatusCode::BAD_REQUEST
+        }
+        Code::Unauthorized | Code::EdgeTokenInvalid | Code::EdgeTokenExpired => StatusCode::UNAUTHORIZED,
         Code::PermissionDenied => StatusCode::FORBIDDEN,
         Code::NotFound
         | Code::SandboxNotFound
         | Code::TemplateNotFound
         | Code::ProcessNotFound
-        | Code::FileNotFound => StatusCode::NOT_FOUND,
+        | Code::FileNotFound
+        | Code::TerminalNotFound
+        | Code::UploadNotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::Conflict | Code::SandboxNotReady | Code::TransitionInProgress => StatusCode::CONFLICT,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Code::QuotaExceeded | Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
         Code::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
         Code::NotImplemented => StatusCode::NOT_IMPLEMENTED,
         Code::ExecFailed => StatusCode::BAD_GATEWAY,
         Code::CapacityExceeded | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::ExecTimeout => StatusCode::GATEWAY_TIMEOUT,
+    }
+}
+
+/// The status of an error: that of its code, but for uploads, where the reason has one of its own.
+fn status_of(error: &Error) -> StatusCode {
+    match error.upload.as_ref().map(|failure| failure.reason) {
+        Some(UploadReason::UploadExpired) => StatusCode::GONE,
+        Some(UploadReason::TargetConflict) => StatusCode::CONFLICT,
+        _ => status(error.code),
     }
 }
 
@@ -97,12 +115,13 @@ pub(crate) fn write(response: Response, id: RequestId) -> Response {
     };
     log(&error);
     let health = parts.extensions.remove::<HealthAnswer>().is_some();
-    let retryable = error.retryable();
+    let (retryable, status) = (error.retryable(), status_of(&error));
     let answer = ErrorBody {
         code: error.code.as_str(),
         request_id: id,
         retryable,
         suggested_action: error.suggested_action,
+        error_detail: error.upload.map(|failure| UploadFailure { request_id: Some(id), ..*failure }),
         status: health.then_some("unavailable"),
         reason: health.then(|| error.message.clone()),
         error: error.message,
@@ -117,7 +136,7 @@ pub(crate) fn write(response: Response, id: RequestId) -> Response {
     if let Some(seconds) = retry_after(error.code) {
         parts.headers.insert(RETRY_AFTER, seconds);
     }
-    parts.status = status(error.code);
+    parts.status = status;
     Response::from_parts(parts, Body::from(text))
 }
 

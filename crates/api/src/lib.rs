@@ -27,12 +27,18 @@ pub mod file;
 pub mod health;
 mod json_stream;
 mod middleware;
+mod multipart;
 pub mod not_built;
 mod openapi;
 pub mod process;
+mod range;
 mod request;
 pub mod sandbox;
+mod socket;
 pub mod template;
+pub mod terminal;
+mod text;
+pub mod upload;
 
 use crate::error::Failure;
 use crate::middleware::{REQUEST_ID, SERVER_TIMING};
@@ -42,6 +48,8 @@ pub use health::HealthApi;
 pub use process::ProcessApi;
 pub use sandbox::SandboxApi;
 pub use template::TemplateApi;
+pub use terminal::TerminalApi;
+pub use upload::UploadApi;
 
 /// Bytes that come in pieces. An error ends the stream; what came before it is not whole.
 pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
@@ -53,12 +61,23 @@ pub trait Authenticate: Clone + Send + Sync + 'static {
     /// Everything that does not prove a principal is
     /// [`Code::Unauthorized`](nullspace_types::Code::Unauthorized).
     async fn authenticate(&self, authorization: Option<&str>) -> Result<Principal>;
+
+    /// Judges a signed URL: the query as it stands, of a request for a sandbox's file. What was not
+    /// signed for just this is [`Code::EdgeTokenInvalid`](nullspace_types::Code::EdgeTokenInvalid), what
+    /// is too old [`Code::EdgeTokenExpired`](nullspace_types::Code::EdgeTokenExpired).
+    async fn authenticate_grant(&self, method: &Method, sandbox_id: &str, query: &str) -> Result<Principal>;
 }
 
 /// All that the API needs.
-pub trait Api: SandboxApi + ProcessApi + FileApi + TemplateApi + HealthApi + Authenticate {}
+pub trait Api:
+    SandboxApi + ProcessApi + TerminalApi + FileApi + UploadApi + TemplateApi + HealthApi + Authenticate
+{
+}
 
-impl<A: SandboxApi + ProcessApi + FileApi + TemplateApi + HealthApi + Authenticate> Api for A {}
+impl<A> Api for A where
+    A: SandboxApi + ProcessApi + TerminalApi + FileApi + UploadApi + TemplateApi + HealthApi + Authenticate
+{
+}
 
 /// The whole API over an implementation of it.
 pub fn router<A: Api>(api: A) -> Router {
@@ -85,7 +104,10 @@ fn documented<A: Api>() -> OpenApiRouter<A> {
     OpenApiRouter::new()
         .merge(sandbox::routes())
         .merge(process::routes())
+        .merge(terminal::routes())
         .merge(file::routes())
+        .merge(upload::routes())
+        .merge(socket::routes())
         .merge(template::routes())
         .merge(health::routes())
 }
@@ -96,6 +118,14 @@ fn cors() -> CorsLayer {
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([REQUEST_ID, SERVER_TIMING, http::header::RETRY_AFTER])
+        .expose_headers([
+            REQUEST_ID,
+            SERVER_TIMING,
+            file::LIMITED,
+            http::header::RETRY_AFTER,
+            http::header::CONTENT_RANGE,
+            http::header::ACCEPT_RANGES,
+            http::header::ETAG,
+        ])
         .max_age(Duration::from_secs(3600))
 }

@@ -11,7 +11,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt;
 use nullspace_types::Error;
 use nullspace_types::id::RequestId;
@@ -68,13 +68,31 @@ pub(crate) async fn authenticate<A: Authenticate>(
     next: Next,
 ) -> Response {
     if needs_key(request.uri().path()) {
-        let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        match api.authenticate(header).await {
+        let judged = match signed(&request) {
+            Some((sandbox, query)) => api.authenticate_grant(request.method(), sandbox, query).await,
+            None => {
+                let header = request.headers().get(http::header::AUTHORIZATION);
+                api.authenticate(header.and_then(|value| value.to_str().ok())).await
+            }
+        };
+        match judged {
             Ok(principal) => request.extensions_mut().insert(principal),
             Err(error) => return Failure(error).into_response(),
         };
     }
     next.run(request).await
+}
+
+/// The sandbox and the query of a signed URL: one of a sandbox's file with a `grant` and no key beside it,
+/// and with a method that such a URL is made for.
+fn signed(request: &Request) -> Option<(&str, &str)> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD | Method::PUT | Method::POST) {
+        return None;
+    }
+    let sandbox = request.uri().path().strip_prefix("/v1/sandboxes/")?.strip_suffix("/file")?;
+    let query = request.uri().query()?;
+    let granted = query.split('&').any(|pair| pair.starts_with("grant="));
+    (granted && !request.headers().contains_key(http::header::AUTHORIZATION)).then_some((sandbox, query))
 }
 
 fn needs_key(path: &str) -> bool {

@@ -12,7 +12,7 @@ use crate::error::Failure;
 
 /// Methods and the paths that have them. WebSockets begin with a `GET`.
 const ROUTES: &[(&str, &[&str])] = &[
-    // Sandboxes: snapshots, hibernation, forks, volumes, terminals, ports, access, uploads.
+    // Sandboxes: snapshots, hibernation, forks, volumes, ports, access.
     ("/v1/sandboxes/{sandbox_id}/hibernate", &["POST"]),
     ("/v1/sandboxes/{sandbox_id}/resume", &["POST"]),
     ("/v1/sandboxes/{sandbox_id}/snapshots", &["POST"]),
@@ -24,10 +24,6 @@ const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/sandboxes/{sandbox_id}/volumes/{attachment_id}/remount", &["POST"]),
     ("/v1/sandboxes/{sandbox_id}/lifecycle", &["GET"]),
     ("/v1/sandboxes/{sandbox_id}/lifecycle/ws", &["GET"]),
-    ("/v1/sandboxes/{sandbox_id}/ws", &["GET"]),
-    ("/v1/sandboxes/{sandbox_id}/pty", &["GET"]),
-    ("/v1/sandboxes/{sandbox_id}/pty/{session_id}", &["GET", "DELETE"]),
-    ("/v1/sandboxes/{sandbox_id}/pty/{session_id}/resize", &["POST"]),
     ("/v1/sandboxes/{sandbox_id}/host", &["POST"]),
     ("/v1/sandboxes/{sandbox_id}/ports/{port}/preview-url", &["GET"]),
     ("/v1/sandboxes/{sandbox_id}/ports/{port}/signed-preview-url", &["POST"]),
@@ -36,17 +32,6 @@ const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/sandboxes/{sandbox_id}/preview-urls", &["GET"]),
     ("/v1/sandboxes/{sandbox_id}/preview-urls/{grant_id}", &["DELETE"]),
     ("/v1/sandboxes/{sandbox_id}/ssh-access", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/file", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/files/find", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/files/search", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/files/replace", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/files/batch-write", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/files/download-url", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/files/upload-url", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/uploads", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/uploads/{upload_id}", &["GET", "DELETE"]),
-    ("/v1/sandboxes/{sandbox_id}/uploads/{upload_id}/parts/{part}", &["PUT"]),
-    ("/v1/sandboxes/{sandbox_id}/uploads/{upload_id}/complete", &["POST"]),
     // Snapshots, lifecycle, monitor.
     ("/v1/snapshots", &["GET"]),
     ("/v1/snapshots/{snapshot_id}", &["GET", "DELETE"]),

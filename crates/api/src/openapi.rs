@@ -1,12 +1,14 @@
 //! The OpenAPI document: made from the routes alone, over an implementation that cannot exist.
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use http::Method;
 use nullspace_types::Result;
 use nullspace_types::file::{
-    FileExists, FileInfo, FileListQuery, FilePath, FilePermissions, FileRawQuery, FileRead, FileRename,
-    FileWrite,
+    FileExists, FileFind, FileInfo, FileListQuery, FileMatch, FilePath, FilePermissions, FileRange,
+    FileRawQuery, FileRead, FileRename, FileReplace, FileReplaced, FileSearch, FileSign, FileWrite, Found,
 };
-use nullspace_types::id::SandboxId;
+use nullspace_types::id::{SandboxId, SessionId, UploadId};
 use nullspace_types::key::Principal;
 use nullspace_types::process::{ExecRequest, ProcessInfo, ProcessStdin};
 use nullspace_types::sandbox::{
@@ -14,15 +16,20 @@ use nullspace_types::sandbox::{
     SandboxTimeout, SandboxTimeoutSet,
 };
 use nullspace_types::template::Template;
+use nullspace_types::terminal::{TerminalInfo, TerminalResize};
+use nullspace_types::upload::{UploadComplete, UploadCompleted, UploadCreate, UploadCreated, UploadSession};
 use serde_json::Value;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi, SecurityRequirement};
 use utoipa::{IntoResponses, OpenApi as _};
 
 use crate::error::ErrorBody;
-use crate::file::{FileDownloadReply, FileReadReply};
-use crate::process::{ExecReply, LogsReply};
-use crate::{Authenticate, ByteStream, FileApi, HealthApi, ProcessApi, SandboxApi, TemplateApi};
+use crate::file::{BatchParts, FileChanges, FileDownloadReply, FileReadReply, FileWatch, SignedUrl};
+use crate::process::{ExecReply, LogsReply, ProcessEvents};
+use crate::terminal::{TerminalEvents, TerminalStart, TerminalTarget};
+use crate::{
+    Authenticate, ByteStream, FileApi, HealthApi, ProcessApi, SandboxApi, TemplateApi, TerminalApi, UploadApi,
+};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -34,7 +41,10 @@ use crate::{Authenticate, ByteStream, FileApi, HealthApi, ProcessApi, SandboxApi
     tags(
         (name = "sandbox", description = "Virtual machines"),
         (name = "process", description = "Commands and processes in them"),
+        (name = "terminal", description = "Terminal sessions in them"),
         (name = "file", description = "Files in them"),
+        (name = "upload", description = "Resumable uploads into them"),
+        (name = "socket", description = "Following commands, terminals and changes as they happen"),
         (name = "template", description = "What they are made from"),
         (name = "health", description = "The server itself"),
     )
@@ -96,6 +106,18 @@ pub(crate) struct Missing(ErrorBody);
 #[response(status = 409)]
 #[allow(dead_code, reason = "describes answers")]
 pub(crate) struct Conflict(ErrorBody);
+
+/// The range is outside of the file: `range_not_satisfiable`.
+#[derive(IntoResponses)]
+#[response(status = 416)]
+#[allow(dead_code, reason = "describes answers")]
+pub(crate) struct OutOfRange(ErrorBody);
+
+/// The upload's time is over: `file_upload_error`.
+#[derive(IntoResponses)]
+#[response(status = 410)]
+#[allow(dead_code, reason = "describes answers")]
+pub(crate) struct UploadGone(ErrorBody);
 
 /// No such template: `template_not_found`.
 #[derive(IntoResponses)]
@@ -163,7 +185,26 @@ impl ProcessApi for Undefined {
         match *self {}
     }
 
+    async fn process_stream(&self, _: Principal, _: SandboxId, _: ExecRequest) -> Result<ProcessEvents> {
+        match *self {}
+    }
+
+    async fn process_attach(
+        &self,
+        _: Principal,
+        _: SandboxId,
+        _: u32,
+        _: u64,
+        _: u64,
+    ) -> Result<ProcessEvents> {
+        match *self {}
+    }
+
     async fn process_list(&self, _: Principal, _: SandboxId) -> Result<Vec<ProcessInfo>> {
+        match *self {}
+    }
+
+    async fn process_stdin_close(&self, _: Principal, _: SandboxId, _: u32) -> Result<()> {
         match *self {}
     }
 
@@ -218,11 +259,131 @@ impl FileApi for Undefined {
         match *self {}
     }
 
-    async fn file_download(&self, _: Principal, _: SandboxId, _: FileRawQuery) -> Result<FileDownloadReply> {
+    async fn file_download(
+        &self,
+        _: Principal,
+        _: SandboxId,
+        _: FileRawQuery,
+        _: FileRange,
+    ) -> Result<FileDownloadReply> {
         match *self {}
     }
 
     async fn file_upload(&self, _: Principal, _: SandboxId, _: FileRawQuery, _: ByteStream) -> Result<()> {
+        match *self {}
+    }
+
+    async fn file_find(&self, _: Principal, _: SandboxId, _: FileFind) -> Result<Found<FileMatch>> {
+        match *self {}
+    }
+
+    async fn file_search(&self, _: Principal, _: SandboxId, _: FileSearch) -> Result<Found<String>> {
+        match *self {}
+    }
+
+    async fn file_replace(&self, _: Principal, _: SandboxId, _: FileReplace) -> Result<FileReplaced> {
+        match *self {}
+    }
+
+    async fn file_batch_write(
+        &self,
+        _: Principal,
+        _: SandboxId,
+        _: Option<String>,
+        _: BatchParts,
+    ) -> Result<Vec<Result<FileInfo>>> {
+        match *self {}
+    }
+
+    async fn file_watch(&self, _: Principal, _: SandboxId, _: FileWatch) -> Result<FileChanges> {
+        match *self {}
+    }
+
+    async fn file_download_url(&self, _: Principal, _: SandboxId, _: FileSign) -> Result<SignedUrl> {
+        match *self {}
+    }
+
+    async fn file_upload_url(&self, _: Principal, _: SandboxId, _: FileSign) -> Result<SignedUrl> {
+        match *self {}
+    }
+}
+
+#[async_trait]
+impl TerminalApi for Undefined {
+    async fn terminal_start(&self, _: Principal, _: SandboxId, _: TerminalStart) -> Result<TerminalEvents> {
+        match *self {}
+    }
+
+    async fn terminal_attach(&self, _: Principal, _: SandboxId, _: TerminalTarget) -> Result<TerminalEvents> {
+        match *self {}
+    }
+
+    async fn terminal_write(&self, _: Principal, _: SandboxId, _: SessionId, _: Bytes) -> Result<()> {
+        match *self {}
+    }
+
+    async fn terminal_resize(
+        &self,
+        _: Principal,
+        _: SandboxId,
+        _: SessionId,
+        _: TerminalResize,
+    ) -> Result<()> {
+        match *self {}
+    }
+
+    async fn terminal_kill(&self, _: Principal, _: SandboxId, _: SessionId) -> Result<()> {
+        match *self {}
+    }
+
+    async fn terminal_list(&self, _: Principal, _: SandboxId) -> Result<Vec<TerminalInfo>> {
+        match *self {}
+    }
+
+    async fn terminal_get(&self, _: Principal, _: SandboxId, _: SessionId) -> Result<TerminalInfo> {
+        match *self {}
+    }
+}
+
+#[async_trait]
+impl UploadApi for Undefined {
+    async fn upload_create(
+        &self,
+        _: Principal,
+        _: SandboxId,
+        _: Option<String>,
+        _: UploadCreate,
+    ) -> Result<UploadCreated> {
+        match *self {}
+    }
+
+    async fn upload_get(&self, _: Principal, _: SandboxId, _: UploadId) -> Result<UploadSession> {
+        match *self {}
+    }
+
+    async fn upload_part(
+        &self,
+        _: Principal,
+        _: SandboxId,
+        _: UploadId,
+        _: u32,
+        _: [u8; 32],
+        _: ByteStream,
+    ) -> Result<UploadSession> {
+        match *self {}
+    }
+
+    async fn upload_complete(
+        &self,
+        _: Principal,
+        _: SandboxId,
+        _: UploadId,
+        _: UploadComplete,
+    ) -> Result<UploadCompleted> {
+        match *self {}
+    }
+
+    async fn upload_abort(&self, _: Principal, _: SandboxId, _: UploadId) -> Result<()> {
         match *self {}
     }
 }
@@ -244,6 +405,10 @@ impl HealthApi for Undefined {
 #[async_trait]
 impl Authenticate for Undefined {
     async fn authenticate(&self, _: Option<&str>) -> Result<Principal> {
+        match *self {}
+    }
+
+    async fn authenticate_grant(&self, _: &Method, _: &str, _: &str) -> Result<Principal> {
         match *self {}
     }
 }

@@ -1,13 +1,15 @@
-//! Commands and processes inside a sandbox: exec, list, kill, stdin, logs.
+//! Commands and processes inside a sandbox: exec, list, kill, stdin, logs. Following them while they run
+//! is the [`socket`](crate::socket)'s.
 
 use async_trait::async_trait;
 use axum::response::{IntoResponse, Response};
+use futures::stream::BoxStream;
 use http::StatusCode;
 use nullspace_types::Result;
 use nullspace_types::id::SandboxId;
 use nullspace_types::key::Principal;
 use nullspace_types::process::{
-    ExecRequest, ExecResult, ExecStarted, ProcessInfo, ProcessLogs, ProcessStdin,
+    ExecRequest, ExecResult, ExecStarted, ProcessEvent, ProcessInfo, ProcessLogs, ProcessStdin,
 };
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
@@ -59,12 +61,34 @@ pub struct LogsReply {
     pub exit_code: Option<i32>,
 }
 
+/// What happens to a process, as it happens. A reader that is slow holds the process back; one that is
+/// dropped does not, and does not end it.
+pub type ProcessEvents = BoxStream<'static, Result<ProcessEvent>>;
+
 /// What can be asked about commands and processes.
 #[async_trait]
 pub trait ProcessApi: Clone + Send + Sync + 'static {
     /// Runs a command to its end, or starts it in the background.
     async fn process_exec(&self, caller: Principal, id: SandboxId, request: ExecRequest)
     -> Result<ExecReply>;
+
+    /// Starts a command and follows it. One that ran out of its time ends with the exit status 124.
+    async fn process_stream(
+        &self,
+        caller: Principal,
+        id: SandboxId,
+        request: ExecRequest,
+    ) -> Result<ProcessEvents>;
+
+    /// Follows a process, from so many bytes of its two streams on.
+    async fn process_attach(
+        &self,
+        caller: Principal,
+        id: SandboxId,
+        pid: u32,
+        stdout_offset: u64,
+        stderr_offset: u64,
+    ) -> Result<ProcessEvents>;
 
     /// Every process in the sandbox.
     async fn process_list(&self, caller: Principal, id: SandboxId) -> Result<Vec<ProcessInfo>>;
@@ -80,6 +104,9 @@ pub trait ProcessApi: Clone + Send + Sync + 'static {
         pid: u32,
         request: ProcessStdin,
     ) -> Result<()>;
+
+    /// Ends the process's standard input.
+    async fn process_stdin_close(&self, caller: Principal, id: SandboxId, pid: u32) -> Result<()>;
 
     /// All that the process has written so far, from its start.
     async fn process_logs(&self, caller: Principal, id: SandboxId, pid: u32) -> Result<LogsReply>;

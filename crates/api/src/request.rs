@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use nullspace_types::id::SandboxId;
+use nullspace_types::id::{SandboxId, SessionId, UploadId};
 use nullspace_types::key::Principal;
 use nullspace_types::{Code, Error, Result};
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -84,6 +84,67 @@ impl<S: Send + Sync> FromRequestParts<S> for ProcessPath {
     }
 }
 
+/// The terminal session that the path names, in the sandbox that it names.
+pub(crate) struct SessionPath(pub SandboxId, pub SessionId);
+
+impl<S: Send + Sync> FromRequestParts<S> for SessionPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let SandboxPath(id) = SandboxPath::from_request_parts(parts, state).await?;
+        let text = path_param(parts, state, "session_id").await;
+        Ok(Self(id, session(id, &text)?))
+    }
+}
+
+/// A session's ID. What is none answers like one that nothing has.
+pub(crate) fn session(id: SandboxId, text: &str) -> Result<SessionId> {
+    text.parse().map_err(|_| {
+        let message = format!("terminal session {} does not exist in sandbox {id}", shown(text));
+        Error::new(Code::TerminalNotFound, message)
+    })
+}
+
+/// The upload that the path names, in the sandbox that it names.
+pub(crate) struct UploadPath(pub SandboxId, pub UploadId);
+
+impl<S: Send + Sync> FromRequestParts<S> for UploadPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let SandboxPath(id) = SandboxPath::from_request_parts(parts, state).await?;
+        let text = path_param(parts, state, "upload_id").await;
+        match text.parse() {
+            Ok(upload) => Ok(Self(id, upload)),
+            Err(_) => {
+                let message = format!("upload {} does not exist in sandbox {id}", shown(&text));
+                Err(Failure(Error::new(Code::UploadNotFound, message)))
+            }
+        }
+    }
+}
+
+/// A part of the upload that the path names.
+pub(crate) struct PartPath(pub SandboxId, pub UploadId, pub u32);
+
+impl<S: Send + Sync> FromRequestParts<S> for PartPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let UploadPath(id, upload) = UploadPath::from_request_parts(parts, state).await?;
+        let text = path_param(parts, state, "part").await;
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse() {
+            Ok(part) if digits => Ok(Self(id, upload, part)),
+            _ => Err(Failure(Error::invalid(format!(
+                "a part's number must be between 0 and {}, got {}",
+                u32::MAX,
+                shown(&text)
+            )))),
+        }
+    }
+}
+
 /// A parameter of the path; empty if it is not UTF-8, which no ID is.
 async fn path_param<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> String {
     match RawPathParams::from_request_parts(parts, state).await {
@@ -154,6 +215,18 @@ impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for Json<T
     }
 }
 
+/// The same where there may be no body at all.
+pub(crate) struct OptionalJson<T>(pub Option<T>);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+        let body = read(request, JSON_LIMIT).await?;
+        Ok(Self(if body.is_empty() { None } else { Some(parse(&body)?) }))
+    }
+}
+
 /// A body as it comes.
 pub(crate) fn body_stream(body: Body) -> ByteStream {
     let body = body.into_data_stream();
@@ -206,7 +279,7 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
     Ok(whole.freeze())
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
         None => return Err(Error::invalid("the body is empty; a JSON object is expected")),
         Some(b'{') => {}

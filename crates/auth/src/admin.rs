@@ -113,7 +113,7 @@ mod tests {
 
     async fn works(store: &Arc<dyn Store>, path: &Path) -> bool {
         let header = format!("Bearer {}", std::fs::read_to_string(path).unwrap().trim());
-        Authenticator::new(store.clone()).authenticate(Some(&header)).await.is_ok()
+        Authenticator::open(store.clone()).await.unwrap().authenticate(Some(&header)).await.is_ok()
     }
 
     fn mode(path: &Path) -> u32 {

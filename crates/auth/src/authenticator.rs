@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use nullspace_store::Store;
 use nullspace_types::id::KeyId;
 use nullspace_types::key::{Key, Principal};
 use nullspace_types::{Code, Error, Result};
 use subtle::ConstantTimeEq as _;
 
+use crate::grant::{Direction, Grant, Signed, Signer};
 use crate::keys::{self, NewlyMade};
 use crate::secret::{KEY_PREFIX, Secret};
 
@@ -31,17 +33,19 @@ struct Cache {
     epoch: u64,
 }
 
-/// Proves keys against the store. One per server; shared by reference.
+/// Proves keys and grants against the store. One per server; shared by reference.
 pub struct Authenticator {
     store: Arc<dyn Store>,
+    signer: Signer,
     ttl: Duration,
     cache: Mutex<Cache>,
 }
 
 impl Authenticator {
-    /// An authenticator over the keys of a store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, ttl: CACHE_TTL, cache: Mutex::default() }
+    /// An authenticator over the keys and the secret of a store.
+    pub async fn open(store: Arc<dyn Store>) -> Result<Self> {
+        let signer = Signer::load(&*store).await?;
+        Ok(Self { store, signer, ttl: CACHE_TTL, cache: Mutex::default() })
     }
 
     /// The principal that the header's key proves. Every refusal is [`Code::Unauthorized`].
@@ -70,6 +74,29 @@ impl Authenticator {
         let principal = Principal { tenant_id: row.key.tenant_id, key_id: row.key.id };
         self.remember(hash, principal, epoch, asked);
         Ok(principal)
+    }
+
+    /// Signs a grant in the name of whoever asks for it.
+    pub fn grant(&self, principal: Principal, grant: &Grant) -> Signed {
+        self.signer.sign(principal, grant)
+    }
+
+    /// The principal in whose name the query of a URL was signed, for this sandbox and direction. Every
+    /// refusal is [`Code::EdgeTokenInvalid`] or [`Code::EdgeTokenExpired`].
+    pub async fn authenticate_grant(
+        &self,
+        sandbox: &str,
+        direction: Direction,
+        query: &str,
+    ) -> Result<Principal> {
+        let now = Timestamp::now().as_second();
+        let principal = self.signer.verify(sandbox, direction, query, now)?;
+        let key = self.store.key_get(principal.key_id).await?;
+        let good = key.is_some_and(|key| key.revoked_at.is_none() && key.tenant_id == principal.tenant_id);
+        good.then_some(principal).ok_or_else(|| {
+            Error::new(Code::EdgeTokenInvalid, "the API key that signed this URL was revoked")
+                .suggest("ask for a new URL with another key")
+        })
     }
 
     /// See [`keys::create`].

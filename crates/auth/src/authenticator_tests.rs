@@ -4,8 +4,8 @@ async fn store(directory: &tempfile::TempDir) -> Arc<dyn Store> {
     nullspace_store::open(&format!("sqlite://{}/store.db", directory.path().display())).await.unwrap()
 }
 
-fn with_ttl(store: Arc<dyn Store>, ttl: Duration) -> Authenticator {
-    Authenticator { ttl, ..Authenticator::new(store) }
+async fn with_ttl(store: Arc<dyn Store>, ttl: Duration) -> Authenticator {
+    Authenticator { ttl, ..Authenticator::open(store).await.unwrap() }
 }
 
 fn bearer(secret: &Secret) -> String {
@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(3600);
 #[tokio::test]
 async fn a_good_key_proves_its_tenant() {
     let directory = tempfile::tempdir().unwrap();
-    let authenticator = Authenticator::new(store(&directory).await);
+    let authenticator = Authenticator::open(store(&directory).await).await.unwrap();
     let one = authenticator.key_create("one", "laptop").await.unwrap();
     let two = authenticator.key_create("two", "").await.unwrap();
     let principal = authenticator.authenticate(Some(&bearer(&one.secret))).await.unwrap();
@@ -30,7 +30,7 @@ async fn a_good_key_proves_its_tenant() {
 #[tokio::test]
 async fn every_refusal_is_unauthorized_says_why_and_repeats_nothing_of_the_header() {
     let directory = tempfile::tempdir().unwrap();
-    let authenticator = Authenticator::new(store(&directory).await);
+    let authenticator = Authenticator::open(store(&directory).await).await.unwrap();
     let revoked = authenticator.key_create("default", "").await.unwrap();
     authenticator.key_revoke(revoked.key.id).await.unwrap();
     let unknown = Secret::generate().unwrap();
@@ -55,7 +55,7 @@ async fn every_refusal_is_unauthorized_says_why_and_repeats_nothing_of_the_heade
 #[tokio::test]
 async fn a_revocation_here_holds_at_once() {
     let directory = tempfile::tempdir().unwrap();
-    let authenticator = with_ttl(store(&directory).await, LONG);
+    let authenticator = with_ttl(store(&directory).await, LONG).await;
     let made = authenticator.key_create("default", "").await.unwrap();
     authenticator.authenticate(Some(&bearer(&made.secret))).await.unwrap();
     authenticator.key_revoke(made.key.id).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_revocation_here_holds_at_once() {
 async fn a_revocation_elsewhere_holds_when_the_cached_key_is_due_again() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(&directory).await;
-    let (cached, due) = (with_ttl(store.clone(), LONG), with_ttl(store.clone(), Duration::ZERO));
+    let (cached, due) = (with_ttl(store.clone(), LONG).await, with_ttl(store.clone(), Duration::ZERO).await);
     let made = keys::create(&*store, "default", "").await.unwrap();
     let header = bearer(&made.secret);
     cached.authenticate(Some(&header)).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_revocation_elsewhere_holds_when_the_cached_key_is_due_again() {
 #[tokio::test]
 async fn what_was_read_before_a_revocation_is_not_remembered_after_it() {
     let directory = tempfile::tempdir().unwrap();
-    let authenticator = with_ttl(store(&directory).await, LONG);
+    let authenticator = with_ttl(store(&directory).await, LONG).await;
     let made = authenticator.key_create("default", "").await.unwrap();
     let principal = authenticator.authenticate(Some(&bearer(&made.secret))).await.unwrap();
     let epoch = authenticator.cache().epoch;
@@ -95,7 +95,7 @@ async fn what_was_read_before_a_revocation_is_not_remembered_after_it() {
 #[tokio::test]
 async fn the_cache_is_bounded() {
     let directory = tempfile::tempdir().unwrap();
-    let authenticator = with_ttl(store(&directory).await, LONG);
+    let authenticator = with_ttl(store(&directory).await, LONG).await;
     let made = authenticator.key_create("default", "").await.unwrap();
     let principal = Principal { tenant_id: made.key.tenant_id, key_id: made.key.id };
     for number in 0..=u32::try_from(CACHE_MAX).unwrap() {
@@ -109,7 +109,7 @@ async fn the_cache_is_bounded() {
 #[tokio::test]
 async fn keys_are_listed_by_tenant_and_bad_names_are_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let authenticator = Authenticator::new(store(&directory).await);
+    let authenticator = Authenticator::open(store(&directory).await).await.unwrap();
     let one = authenticator.key_create("one", "laptop").await.unwrap().key;
     let two = authenticator.key_create("two", "ci").await.unwrap().key;
     assert_eq!(authenticator.key_list(None).await.unwrap(), [one.clone(), two]);
@@ -122,4 +122,26 @@ async fn keys_are_listed_by_tenant_and_bad_names_are_refused() {
         let error = authenticator.key_create(tenant, label).await.unwrap_err();
         assert_eq!(error.code, Code::InvalidRequest, "{tenant:?} {label:?}");
     }
+}
+
+#[tokio::test]
+async fn a_grant_ends_with_the_key_that_signed_it_and_outlives_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let authenticator = Authenticator::open(store(&directory).await).await.unwrap();
+    let made = authenticator.key_create("one", "").await.unwrap();
+    let signed_by = Principal { tenant_id: made.key.tenant_id, key_id: made.key.id };
+    let grant = Grant {
+        sandbox_id: nullspace_types::id::SandboxId::new(),
+        direction: Direction::Upload,
+        path: "/tmp/a".into(),
+        user: None,
+        expires: i64::MAX,
+    };
+    let query = authenticator.grant(signed_by, &grant).query;
+    let next = Authenticator::open(store(&directory).await).await.unwrap();
+    let sandbox = grant.sandbox_id.to_string();
+    let judge = || next.authenticate_grant(&sandbox, grant.direction, &query);
+    assert_eq!(judge().await, Ok(signed_by));
+    authenticator.key_revoke(made.key.id).await.unwrap();
+    assert_eq!(judge().await.unwrap_err().code, Code::EdgeTokenInvalid);
 }

@@ -1,4 +1,4 @@
-//! What `sandbox exec` needs before parsing. Our own options may stand before or after the command
+//! What `sandbox exec` and `sandbox process stream` need before parsing. Our own options may stand before or after the command
 //! to run (programs put them last), and the command's own options belong to the command. So
 //! everything behind the command that is not one of our options is moved behind a `--`.
 //!
@@ -8,9 +8,12 @@ use std::ffi::{OsStr, OsString};
 
 use clap::Command;
 
-/// The same arguments, unambiguous for the parser. Anything but `sandbox exec` is left alone.
+/// The commands that take a command.
+const RUNNERS: &[&[&str]] = &[&["sandbox", "exec"], &["sandbox", "process", "stream"]];
+
+/// The same arguments, unambiguous for the parser. Any other command is left alone.
 pub(crate) fn reorder(argv: Vec<OsString>, root: &Command) -> Vec<OsString> {
-    let Some((start, exec)) = find_exec(&argv, root) else { return argv };
+    let Some((start, runner)) = find_runner(&argv, root) else { return argv };
     let mut options = Vec::new();
     let mut positionals: Vec<&OsString> = Vec::new();
     let mut rest = argv[start..].iter();
@@ -19,7 +22,7 @@ pub(crate) fn reorder(argv: Vec<OsString>, root: &Command) -> Vec<OsString> {
         let in_command = positionals.len() >= 2;
         if argument == "--" {
             positionals.extend(rest.by_ref());
-        } else if let Some(option) = ours(exec, argument) {
+        } else if let Some(option) = ours(runner, argument) {
             options.push(argument);
             if option.takes_next_value {
                 options.extend(rest.next());
@@ -35,16 +38,18 @@ pub(crate) fn reorder(argv: Vec<OsString>, root: &Command) -> Vec<OsString> {
     argv[..start].iter().chain(parts.into_iter().flatten()).cloned().collect()
 }
 
-/// Where the arguments of `sandbox exec` begin, and its definition.
-fn find_exec<'a>(argv: &[OsString], root: &'a Command) -> Option<(usize, &'a Command)> {
+/// Where the arguments of such a command begin, and its definition.
+fn find_runner<'a>(argv: &[OsString], root: &'a Command) -> Option<(usize, &'a Command)> {
     let mut at = 1;
     while let Some(option) = argv.get(at).and_then(|argument| ours(root, argument)) {
         at += if option.takes_next_value { 2 } else { 1 };
     }
-    let named = |at: usize, name: &str| argv.get(at).is_some_and(|argument| argument == name);
-    (named(at, "sandbox") && named(at + 1, "exec")).then_some(())?;
-    let exec = root.find_subcommand("sandbox")?.find_subcommand("exec")?;
-    Some((at + 2, exec))
+    let given = argv.get(at..)?;
+    let named =
+        |names: &&&[&str]| given.len() >= names.len() && given.iter().zip(**names).all(|(a, b)| a == b);
+    let names = RUNNERS.iter().find(named)?;
+    let runner = names.iter().try_fold(root, |command, name| command.find_subcommand(name))?;
+    Some((at + names.len(), runner))
 }
 
 struct Ours {
@@ -92,6 +97,9 @@ mod tests {
         ];
         for (line, expected) in cases {
             assert!(reordered(line).ends_with(&format!("sandbox exec {expected}")), "{}", reordered(line));
+            let line = line.replace("sandbox exec", "sandbox process stream");
+            let expected = format!("sandbox process stream {expected}");
+            assert!(reordered(&line).ends_with(&expected), "{}", reordered(&line));
         }
     }
 
@@ -101,6 +109,7 @@ mod tests {
             "nullspace sandbox exec --help",
             "nullspace sandbox exec --nonsense sb_1 ls",
             "nullspace sandbox list --json",
+            "nullspace sandbox process list sb_1 --json",
             "nullspace exec sandbox -x",
             "nullspace",
         ] {

@@ -1,5 +1,7 @@
 //! What a script sees: the one table from error codes to exit statuses.
 
+use nullspace_types::upload::UploadReason;
+
 /// The command was interrupted: 128 and the number of SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 /// Whoever read our output went away: 128 and the number of SIGPIPE, as for other programs.
@@ -54,6 +56,35 @@ pub(crate) fn status(code: &str) -> u8 {
     TABLE.iter().find(|(codes, _)| names(codes)).map_or(GENERIC, |(_, status)| *status)
 }
 
+/// The exit status for an upload that was refused: one code stands for all reasons.
+pub(crate) fn upload_status(reason: UploadReason) -> u8 {
+    match reason {
+        UploadReason::InsufficientStagingSpace | UploadReason::SizeLimitExceeded => {
+            status("file_upload_limit_exceeded")
+        }
+        UploadReason::TargetConflict => status("upload_conflict"),
+        UploadReason::InvalidPartChecksum
+        | UploadReason::PartOutOfRange
+        | UploadReason::PartSizeMismatch
+        | UploadReason::WholeChecksumMismatch
+        | UploadReason::UploadExpired
+        | UploadReason::UploadAborted
+        | UploadReason::UploadAlreadyCompleted
+        | UploadReason::DirectoryExtractInvalidPath
+        | UploadReason::DirectoryExtractInvalidSymlink
+        | UploadReason::DirectoryExtractUnsupportedEntry
+        | UploadReason::MissingParts => GENERIC,
+    }
+}
+
+/// A signal ended the program.
+pub(crate) fn signalled(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(GENERIC)
+}
+
+/// A wait that the caller bounded is over, as of `timeout` of the GNU tools.
+pub(crate) const TIMED_OUT: u8 = 124;
+
 /// The exit status of a command in a sandbox as one of ours: a status has eight bits.
 pub(crate) fn remote(exit_code: i32) -> u8 {
     u8::try_from(exit_code).unwrap_or(GENERIC)
@@ -96,6 +127,8 @@ mod tests {
             generic,
             [
                 "file_error",
+                "file_upload_error",
+                "range_not_satisfiable",
                 "method_not_allowed",
                 "payload_too_large",
                 "transition_in_progress",

@@ -20,8 +20,10 @@ pub(crate) enum Failure {
     Parser(Box<clap::Error>),
     /// The command line is well formed and still wrong.
     Usage { message: String, hint: Option<String> },
-    /// A resource that is looked for on this host is not there.
-    NotFound { code: &'static str, message: String, hint: Option<String> },
+    /// What this program itself finds, where nobody else has a code for it.
+    Local { code: &'static str, message: String, hint: Option<String>, details: Option<Value> },
+    /// An upload, whatever it failed by, and how it can go on.
+    Upload { cause: Box<Failure>, next: UploadNext },
     /// Reading or writing on this host.
     Io { doing: String, source: io::Error },
     /// Whoever read our output went away.
@@ -30,6 +32,17 @@ pub(crate) enum Failure {
     Interrupted { left: Option<String> },
     /// Anything of the appliance's own: a server that does not start, a store that does not open.
     Other(anyhow::Error),
+}
+
+/// What an upload that failed leaves, and what to do next.
+#[derive(Debug, Default)]
+pub(crate) struct UploadNext {
+    /// Its ID, if it had begun.
+    pub(crate) upload_id: Option<String>,
+    /// The command with which it goes on where it stopped, if it can.
+    pub(crate) resume_command: Option<String>,
+    /// For people.
+    pub(crate) action: Option<String>,
 }
 
 impl Failure {
@@ -57,6 +70,9 @@ impl Failure {
                 drop(printer::usage(&error));
                 exit::USAGE
             }
+            Self::Upload { cause, next } if !json && matches!(*cause, Self::Interrupted { .. }) => {
+                Self::Interrupted { left: next.hint() }.report(json)
+            }
             Self::Interrupted { left } if !json => {
                 drop(printer::error("interrupted", left.as_deref(), None));
                 exit::INTERRUPTED
@@ -79,7 +95,12 @@ impl Failure {
                 Told::usage(message.unwrap_or(text).trim().to_owned(), None)
             }
             Self::Usage { message, hint } => Told::usage(message, hint),
-            Self::NotFound { code, message, hint } => Told::new(code, message, hint, exit::status(code)),
+            Self::Local { code, message, hint, details } => {
+                let mut told = Told::new(code, message, hint, exit::status(code));
+                told.error.details = details;
+                told
+            }
+            Self::Upload { cause, next } => cause.told().with_upload(next),
             Self::Io { doing, source } => {
                 Told::new("cli_error", format!("cannot {doing}: {source}"), None, exit::GENERIC)
             }
@@ -142,6 +163,28 @@ struct ErrorJson {
     suggested_action: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<Value>,
+    #[serde(flatten)]
+    upload: Option<UploadJson>,
+}
+
+/// What an upload's error has besides, always all of it.
+#[derive(Serialize)]
+struct UploadJson {
+    upload_id: Option<String>,
+    path: Option<String>,
+    reason: Option<Value>,
+    part_number: Option<u32>,
+    resume_command: Option<String>,
+    next_action: Option<String>,
+}
+
+impl UploadNext {
+    fn hint(&self) -> Option<String> {
+        match &self.resume_command {
+            Some(command) => Some(format!("go on where it stopped with `{command}`")),
+            None => self.action.clone(),
+        }
+    }
 }
 
 impl Told {
@@ -156,8 +199,29 @@ impl Told {
             error_detail: None,
             suggested_action: None,
             details: None,
+            upload: None,
         };
         Self { status, from_server: false, error }
+    }
+
+    fn with_upload(mut self, next: UploadNext) -> Self {
+        let failure = self.error.error_detail.as_ref();
+        let detail =
+            |name: &str| failure.and_then(|detail| detail.get(name)).filter(|value| !value.is_null());
+        let text = |name: &str| Some(detail(name)?.as_str()?.to_owned());
+        let upload = UploadJson {
+            upload_id: next.upload_id.clone().or_else(|| text("upload_id")),
+            path: text("path"),
+            reason: detail("reason").cloned(),
+            part_number: detail("part_number").and_then(Value::as_u64).and_then(|part| part.try_into().ok()),
+            resume_command: next.resume_command.clone(),
+            next_action: next.action.clone(),
+        };
+        let details = detail("details").cloned();
+        self.error.details = self.error.details.or(details).or(Some(Value::Null));
+        self.error.hint = next.hint().or(self.error.hint);
+        self.error.upload = Some(upload);
+        self
     }
 
     fn usage(message: String, hint: Option<String>) -> Self {
@@ -179,7 +243,11 @@ impl Told {
 
     fn from_api(error: &Error) -> Self {
         let hint = error.suggested_action().or_else(|| hint(error.code())).map(str::to_owned);
-        let mut told = Self::new(error.code(), error.message().to_owned(), hint, exit::status(error.code()));
+        let status = match error.upload_failure() {
+            Some(failure) => exit::upload_status(failure.reason),
+            None => exit::status(error.code()),
+        };
+        let mut told = Self::new(error.code(), error.message().to_owned(), hint, status);
         told.from_server = error.status().is_some();
         told.error.request_id = error.request_id().map(str::to_owned);
         told.error.retryable = error.retryable();
@@ -225,6 +293,8 @@ fn hint(code: &str) -> Option<&'static str> {
         "sandbox_not_found" => "see which sandboxes there are with `nullspace sandbox list`",
         "template_not_found" => "see which templates there are with `nullspace template list`",
         "process_not_found" => "see which processes there are with `nullspace sandbox process list`",
+        "pty_not_found" => "see which sessions there are with `nullspace sandbox pty list`",
+        "upload_not_found" => "begin a new upload: leave out --resume",
         "file_not_found" => "see what is there with `nullspace sandbox file list`",
         "rate_limit_exceeded" => "wait a little and try again",
         "exec_timeout" => "allow more time with --timeout, or run it with --background",

@@ -1,6 +1,8 @@
 //! Values that several commands take in the same form.
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -28,6 +30,34 @@ pub(crate) fn seconds(text: &str) -> Result<i64, String> {
     }
     #[expect(clippy::cast_possible_truncation, reason = "checked just above")]
     Ok((seconds * 1000.0).round() as i64)
+}
+
+/// Seconds, more than none.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    let duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| "expected a number of seconds above 0".to_owned())
+}
+
+/// The most that is read in the place of an argument.
+const TEXT_MAX: u64 = 64 << 20;
+
+/// A text as it stands; `@FILE` and `-`, standard input, are where it is to be read.
+pub(crate) fn text(argument: &str) -> Result<String, Failure> {
+    let (what, source): (String, Box<dyn Read>) = match argument.strip_prefix('@') {
+        _ if argument == "-" => ("standard input".to_owned(), Box::new(std::io::stdin().lock())),
+        Some(path) => {
+            let file = std::fs::File::open(path).map_err(Failure::io(format!("read {path}")))?;
+            (path.to_owned(), Box::new(file))
+        }
+        None => return Ok(argument.to_owned()),
+    };
+    let mut bytes = Vec::new();
+    source.take(TEXT_MAX + 1).read_to_end(&mut bytes).map_err(Failure::io(format!("read {what}")))?;
+    if bytes.len() as u64 > TEXT_MAX {
+        return Err(Failure::usage(format!("{what} has more than {TEXT_MAX} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| Failure::usage(format!("{what} is not UTF-8 text")))
 }
 
 /// Names separated by commas: trimmed, each once, in their order.

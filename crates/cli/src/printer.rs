@@ -46,6 +46,13 @@ pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     bytes(&text)
 }
 
+/// On a line of its own, compact.
+pub(crate) fn json_line(value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    bytes(&text)
+}
+
 /// Exactly these bytes to standard output.
 pub(crate) fn bytes(data: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -116,6 +123,11 @@ pub(crate) fn note(text: impl Display) -> io::Result<()> {
     writeln!(out, "{}", escaped(&text.to_string()))
 }
 
+/// A remark in a terminal that is raw, where a line does not begin at its left by itself.
+pub(crate) fn raw_note(text: impl Display) -> io::Result<()> {
+    error_bytes(format!("\r\n{}\r\n", escaped(&text.to_string())).as_bytes())
+}
+
 /// `error:`, and under it what to do and how to find out more, on standard error.
 pub(crate) fn error(message: &str, hint: Option<&str>, more: Option<&str>) -> io::Result<()> {
     let mut out = anstream::stderr().lock();
@@ -147,6 +159,12 @@ pub(crate) fn is_watched() -> bool {
     io::stderr().is_terminal()
 }
 
+/// What a program on the far side may have changed in this terminal and did not change back: the other
+/// screen, the mouse, bracketed paste, a hidden cursor, colours.
+pub(crate) fn leave_screen() -> io::Result<()> {
+    bytes(b"\x1b[?1047l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?25h\x1b[0m\r\n")
+}
+
 /// Something that takes its time. Seen on a terminal only, and gone when dropped.
 pub(crate) struct Progress(ProgressBar);
 
@@ -164,11 +182,38 @@ impl Progress {
         bar.enable_steady_tick(Duration::from_millis(100));
         Self(bar)
     }
+
+    /// Nothing to see, whoever watches.
+    pub(crate) fn hidden() -> Self {
+        Self(ProgressBar::hidden())
+    }
+
+    /// So many bytes of so many are done; without the second it is not known how many there are.
+    pub(crate) fn bytes(&self, done: u64, of: Option<u64>) {
+        if self.0.length() != of || self.0.position() == 0 {
+            let template = match of {
+                Some(_) => "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
+                None => "{spinner} {msg} {binary_bytes} ({elapsed})",
+            };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                self.0.set_style(style);
+            }
+            if let Some(of) = of {
+                self.0.set_length(of);
+            }
+        }
+        self.0.set_position(done);
+    }
+
+    /// Takes it off the screen.
+    pub(crate) fn end(&self) {
+        self.0.finish_and_clear();
+    }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.end();
     }
 }
 

@@ -18,8 +18,10 @@ pub fn reference() -> String {
          With `--json` anywhere on the command line an error is a JSON document on standard output.\n\n\
          | Exit status | Meaning |\n|---|---|\n| 0 | done |\n| 1 | failed in another way |\n| 2 | wrong usage |\n\
          | 3 | not found |\n| 4 | not authenticated |\n| 5 | not permitted |\n| 6 | quota, capacity or rate |\n\
-         | 7 | conflict |\n| 8 | a command in a sandbox failed to run or ran out of time |\n| 130 | interrupted |\n\n\
-         `sandbox exec` exits with the status of the command it ran.\n",
+         | 7 | conflict |\n| 8 | a command in a sandbox failed to run or ran out of time |\n\
+         | 124 | a time that you set is over |\n| 130 | interrupted |\n\n\
+         `sandbox exec`, `sandbox process stream`, `attach` and `code-run`, and `sandbox pty connect` exit with the \
+         status of what ran.\n",
     );
     describe(&mut out, &root, "");
     out

@@ -205,3 +205,62 @@ fn whether_a_path_exists_is_also_the_exit_status() {
         assert_eq!((ran.status, ran.json()), (Some(status), expected));
     }
 }
+
+#[test]
+fn files_are_moved_searched_changed_and_signed() {
+    let server = Server::start(|request| match request.line.rsplit('/').next() {
+        Some("rename") => Answer::json(200, INFO),
+        Some("find") => Answer::json(200, r#"[{"file":"/w/a","line":3,"content":"TODO \u001b"}]"#),
+        Some("search") => Answer::json(200, r#"["/w/a.py"]"#),
+        Some("replace") => Answer::json(
+            200,
+            r#"{"replacements":2,"files_modified":1,"files_skipped":0,"binary_files_skipped":0}"#,
+        ),
+        Some("download-url") => Answer::json(200, r#"{"url":"http://h/x?t=1"}"#),
+        Some("upload-url") => Answer::json(200, r#"{"url":"http://h/x?t=1","token":"1"}"#),
+        _ => Answer(204, Vec::new(), Vec::new()),
+    });
+    let run = |args: &[&str]| server.run(&[&["sandbox", "file"], args].concat());
+    let sent = || serde_json::from_slice::<serde_json::Value>(&server.last().body).unwrap();
+    assert_eq!(run(&["mv", "sb_1", "a", "b", "--user", "user"]).json()["path"], "/w/a");
+    assert_eq!(sent(), serde_json::json!({"old_path": "a", "new_path": "b", "user": "user"}));
+    assert_eq!(run(&["find", "sb_1", "/w", "TODO"]).json()[0]["line"], 3);
+    assert_eq!(sent(), serde_json::json!({"path": "/w", "pattern": "TODO"}));
+    assert_eq!(run(&["search", "sb_1", "/w", "*.py"]).json(), serde_json::json!(["/w/a.py"]));
+    let replaced = run(&["replace", "sb_1", "x", "y", "/w/a", "/w/b"]).json();
+    assert_eq!(replaced, serde_json::json!({"replacements": 2}));
+    assert_eq!(sent()["files"], serde_json::json!(["/w/a", "/w/b"]));
+    assert_eq!(run(&["chmod", "sb_1", "/w/a", "0755"]).stdout, b"set /w/a to 0755\n");
+    assert_eq!(sent(), serde_json::json!({"path": "/w/a", "permissions": "0755"}));
+    assert_eq!(run(&["download-url", "sb_1", "/w/a"]).stdout, b"http://h/x?t=1\n");
+    assert_eq!(run(&["download-url", "sb_1", "/w/a", "--json"]).json()["url"], "http://h/x?t=1");
+    assert_eq!(run(&["upload-url", "sb_1", "/w/a"]).json()["token"], "1");
+}
+
+#[test]
+fn files_of_a_batch_are_written_each_for_itself() {
+    let server = Server::start(|request| {
+        let body = String::from_utf8_lossy(&request.body);
+        let good = format!(r#"{{"status":"success","path":"/w/a","info":{INFO}}}"#);
+        let bad = r#"{"status":"error","path":"/proc/x","error":"not permitted"}"#;
+        let results = if body.contains("/proc/x") { format!("{good},{bad}") } else { good };
+        Answer::json(200, &format!(r#"{{"results":[{results}]}}"#))
+    });
+    let write = |files: &str, more: &[&str]| {
+        server.run_with(
+            &[&["sandbox", "file", "write-files", "sb_1", files], more].concat(),
+            br#"{"/w/a":"x"}"#,
+        )
+    };
+    for files in [r#"{"/w/a":"x"}"#, r#"[{"path":"/w/a","content":"x"}]"#, "-"] {
+        assert_eq!(write(files, &[]).json()[0]["path"], "/w/a");
+    }
+    insta::assert_snapshot!(write(r#"{"/w/a":"x","/proc/x":"y"}"#, &[]), @r"
+    exit: 1
+    ---- stderr
+    error: 1 of 2 files are not written
+    /proc/x: not permitted
+    hint: the others are; see which there are with `nullspace sandbox file list`
+    ");
+    assert_eq!(write("{", &[]).status, Some(2));
+}

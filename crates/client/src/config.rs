@@ -59,6 +59,22 @@ pub struct RetryPolicy {
     pub create_wait: Duration,
     /// The longest wait between two attempts of a create.
     pub create_wait_max: Duration,
+    /// How often in a row what can be taken up again is taken up again after its connection broke: a
+    /// download, the output of a process, a call of an upload.
+    pub resume_retries: u32,
+    /// The wait before the first of them; it doubles from one to the next, and up to a quarter is added.
+    pub resume_wait: Duration,
+    /// The longest wait between two of them.
+    pub resume_wait_max: Duration,
+}
+
+impl RetryPolicy {
+    /// How long to wait before the retry of this number, counted from 0. The part that is left to chance
+    /// keeps many clients from coming back all at once.
+    pub(crate) fn resume_delay(&self, retry: u32) -> Duration {
+        let wait = self.resume_wait.saturating_mul(1 << retry.min(16)).min(self.resume_wait_max);
+        wait.mul_f64(1.0 + rand::random_range(0.0..0.25))
+    }
 }
 
 impl Default for RetryPolicy {
@@ -69,6 +85,9 @@ impl Default for RetryPolicy {
             create_attempts: 30,
             create_wait: Duration::from_millis(500),
             create_wait_max: Duration::from_secs(10),
+            resume_retries: 5,
+            resume_wait: Duration::from_millis(250),
+            resume_wait_max: Duration::from_secs(4),
         }
     }
 }

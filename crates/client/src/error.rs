@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use nullspace_types::upload::{UploadFailure, UploadReason};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -22,6 +23,10 @@ pub const MISSING_API_KEY: &str = "missing_api_key";
 pub const INVALID_REQUEST: &str = "invalid_request";
 /// The server's answer is not what the operation answers.
 pub const INVALID_RESPONSE: &str = "invalid_response";
+/// What is at the source is no longer what it was when the transfer began.
+pub const SOURCE_CHANGED: &str = "source_conflict";
+/// Something on this host could not be read or written.
+pub const LOCAL_ERROR: &str = "local_error";
 /// The server gave no code.
 pub const UNKNOWN: &str = "unknown";
 
@@ -103,6 +108,11 @@ impl Error {
         self.0.error_detail.as_ref()
     }
 
+    /// Why an upload was refused, if it was one and the server said.
+    pub fn upload_failure(&self) -> Option<UploadFailure> {
+        UploadFailure::deserialize(self.0.error_detail.as_ref()?).ok()
+    }
+
     /// More of the server's, in no fixed form.
     pub fn details(&self) -> Option<&Value> {
         self.0.details.as_ref()
@@ -138,6 +148,51 @@ impl Error {
             Self::new(TRANSPORT_ERROR, format!("the connection for {url} broke before its answer: {cause}"))
                 .retry(true)
                 .suggest("try again; if it goes on, look at the server's log");
+        error.0.reach = Reach::Unknown;
+        error
+    }
+
+    /// What cannot be read or written here, before or beside the server.
+    pub(crate) fn local(doing: impl fmt::Display, cause: &std::io::Error) -> Self {
+        Self::new(LOCAL_ERROR, format!("cannot {doing}: {cause}")).retry(false)
+    }
+
+    pub(crate) fn source_changed(message: impl Into<String>) -> Self {
+        Self::new(SOURCE_CHANGED, message).retry(true).suggest("begin again")
+    }
+
+    /// An upload that the server has given up, told as the server would refuse it.
+    pub(crate) fn upload_over(id: impl fmt::Display, reason: UploadReason, message: String) -> Self {
+        let mut error = Self::new("file_upload_error", message).retry(false).suggest("begin a new upload");
+        error.0.error_detail = serde_json::to_value(reason).ok().map(|reason| {
+            serde_json::json!({
+                "reason": reason, "message": error.0.message, "retryable": false, "upload_id": id.to_string(),
+            })
+        });
+        error
+    }
+
+    /// What a frame of a socket says instead of an HTTP answer.
+    pub(crate) fn from_frame(code: &str, message: String) -> Self {
+        let code = if code.is_empty() { UNKNOWN.to_owned() } else { code.to_lowercase() };
+        Self::new(code, message)
+    }
+
+    /// A peer that holds the connection and does not speak.
+    pub(crate) fn silent(url: &str, limit: std::time::Duration) -> Self {
+        let mut error =
+            Self::new(TIMEOUT, format!("nothing came over {url} for {} seconds", limit.as_secs()))
+                .retry(true)
+                .suggest("try again; if it goes on, look at the network between here and the server");
+        error.0.reach = Reach::Unknown;
+        error
+    }
+
+    /// A connection that broke in the midst of a conversation.
+    pub(crate) fn cut(url: &str, cause: impl fmt::Display) -> Self {
+        let mut error = Self::new(TRANSPORT_ERROR, format!("the connection for {url} broke: {cause}"))
+            .retry(true)
+            .suggest("try again; if it goes on, look at the server's log");
         error.0.reach = Reach::Unknown;
         error
     }
@@ -191,6 +246,17 @@ impl Error {
     pub(crate) fn rate_limited(&self) -> Option<f64> {
         let only_rate = matches!(self.code(), UNKNOWN | "rate_limit_exceeded");
         (self.0.status == Some(429) && only_rate).then(|| self.0.retry_after.unwrap_or(1.0))
+    }
+
+    /// Whether the connection failed, and with it only the way to the server.
+    pub fn is_transport(&self) -> bool {
+        self.0.reach != Reach::Certain
+    }
+
+    /// Whether what may safely be asked for again should be: the connection failed, or the server is just
+    /// starting or stopping.
+    pub fn is_passing(&self) -> bool {
+        self.is_transport() || self.code() == "unavailable"
     }
 
     /// Whether a create with the same idempotency key finds out what became of this one.

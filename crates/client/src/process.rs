@@ -1,4 +1,5 @@
-//! Commands and processes inside a sandbox.
+//! Commands and processes inside a sandbox, by plain requests. Following one as it runs is in
+//! `process_stream`.
 
 use std::time::Duration;
 

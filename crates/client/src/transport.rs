@@ -10,12 +10,13 @@ use std::sync::Once;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use futures::Stream;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::body::{Pace, Paced};
 use crate::config::{Config, DEFAULT_REQUEST_TIMEOUT, RetryPolicy};
 use crate::error::{Error, Result};
 
@@ -36,15 +37,17 @@ pub struct Client {
 }
 
 /// One request, before it is sent.
+#[derive(Clone)]
 pub(crate) struct Call {
     method: Method,
     path: String,
     query: String,
     body: Option<Bytes>,
-    idempotency_key: Option<HeaderValue>,
+    headers: HeaderMap,
     timeout: Duration,
     answer_max: usize,
     with_key: bool,
+    one_attempt: bool,
 }
 
 impl Call {
@@ -54,10 +57,11 @@ impl Call {
             path,
             query: String::new(),
             body: None,
-            idempotency_key: None,
+            headers: HeaderMap::new(),
             timeout: DEFAULT_REQUEST_TIMEOUT,
             answer_max: ANSWER_MAX,
             with_key: true,
+            one_attempt: false,
         }
     }
 
@@ -65,7 +69,12 @@ impl Call {
         let body = serde_json::to_vec(body)
             .map_err(|error| Error::invalid_request(format!("the request is no JSON: {error}")))?;
         self.body = Some(body.into());
-        Ok(self)
+        Ok(self.header(CONTENT_TYPE, HeaderValue::from_static("application/json")))
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.insert(name, value.into());
+        self
     }
 
     /// The fields of a flat structure as `name=value`.
@@ -89,12 +98,12 @@ impl Call {
         Ok(self)
     }
 
-    pub(crate) fn idempotency_key(mut self, key: &str) -> Result<Self> {
+    pub(crate) fn idempotency_key(self, key: &str) -> Result<Self> {
         let value = HeaderValue::from_str(key).ok().filter(|_| !key.trim().is_empty());
-        self.idempotency_key = Some(value.ok_or_else(|| {
+        let value = value.ok_or_else(|| {
             Error::invalid_request("the idempotency key must be printable ASCII and not empty")
-        })?);
-        Ok(self)
+        })?;
+        Ok(self.header(HeaderName::from_static("idempotency-key"), value))
     }
 
     /// Waits at least this long for each byte, however short the default is.
@@ -105,6 +114,12 @@ impl Call {
 
     pub(crate) fn answer_max(mut self, bytes: usize) -> Self {
         self.answer_max = bytes;
+        self
+    }
+
+    /// For calls whose caller itself decides about further attempts.
+    pub(crate) fn one_attempt(mut self) -> Self {
+        self.one_attempt = true;
         self
     }
 
@@ -194,9 +209,7 @@ impl Client {
         let limit = self.limit(&call);
         let (response, url) = self.send(&call, limit).await?;
         let body = collect(response, &url, limit, call.answer_max).await?;
-        serde_json::from_slice(&body).map_err(|error| {
-            Error::invalid_response(format!("the answer for {url} is not as expected: {error}"))
-        })
+        read_json(&url, &body)
     }
 
     /// Sends; whatever a success answers is of no interest.
@@ -206,36 +219,64 @@ impl Client {
         collect(response, &url, limit, call.answer_max).await.map(drop)
     }
 
-    /// Sends and hands the answer on as it comes.
-    pub(crate) async fn stream(
-        &self,
-        call: Call,
-    ) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
-        let limit = self.limit(&call);
-        let (response, url) = self.send(&call, limit).await?;
-        let chunks = Box::pin(response.bytes_stream());
-        Ok(futures::stream::try_unfold(chunks, move |mut chunks| {
-            let url = url.clone();
-            async move {
-                match tokio::time::timeout(limit, chunks.next()).await {
-                    Err(_) => Err(Error::timed_out(&url, limit)),
-                    Ok(None) => Ok(None),
-                    Ok(Some(Err(error))) => Err(transport(&url, &error)),
-                    Ok(Some(Ok(chunk))) => Ok(Some((chunk, chunks))),
-                }
-            }
-        }))
+    /// Sends and hands the answer on before its body has come, with the URL and the time that may pass
+    /// between two pieces of it.
+    pub(crate) async fn open(&self, call: &Call) -> Result<(Response, String, Duration)> {
+        let limit = self.limit(call);
+        let (response, url) = self.send(call, limit).await?;
+        Ok((response, url, limit))
     }
 
-    /// Sends a body that can be read once, so there is one attempt. How long it takes is up to
-    /// whoever gives the body.
-    pub(crate) async fn upload(&self, call: Call, body: reqwest::Body) -> Result<()> {
-        let limit = self.limit(&call);
-        let url = self.url(&call);
-        let request = self.request(&call, &url)?.body(body);
-        let response = request.send().await.map_err(|error| transport(&url, &error))?;
+    /// Sends a body that can be read once, so there is one attempt. `told` hears of every piece that is
+    /// handed to the connection how long it is.
+    pub(crate) async fn upload<S>(
+        &self,
+        call: &Call,
+        content: S,
+        told: impl Fn(u64) + Send + 'static,
+    ) -> Result<Bytes>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let pace = Pace::default();
+        let body = reqwest::Body::wrap_stream(Paced::new(content, pace.clone(), told));
+        self.once(call, &pace, |request| request.body(body)).await
+    }
+
+    /// Sends a form that can be read once, so there is one attempt.
+    pub(crate) async fn form<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+        form: reqwest::multipart::Form,
+    ) -> Result<T> {
+        let boundary = format!("multipart/form-data; boundary={}", form.boundary());
+        let pace = Pace::default();
+        let body = Paced::new(
+            futures::StreamExt::map(form.into_stream(), |piece| piece.map_err(std::io::Error::other)),
+            pace.clone(),
+            |_| {},
+        );
+        let body = reqwest::Body::wrap_stream(body);
+        let answer =
+            self.once(call, &pace, |request| request.header(CONTENT_TYPE, boundary).body(body)).await?;
+        read_json(&self.url(call), &answer)
+    }
+
+    async fn once(
+        &self,
+        call: &Call,
+        pace: &Pace,
+        with_body: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
+    ) -> Result<Bytes> {
+        let limit = self.limit(call);
+        let url = self.url(call);
+        let request = with_body(self.request(call, &url)?);
+        let response = pace.watch(limit, request.send()).await;
+        let response = response
+            .ok_or_else(|| Error::timed_out(&url, limit))?
+            .map_err(|error| transport(&url, &error))?;
         let response = accept(response, &url, limit).await?;
-        collect(response, &url, limit, call.answer_max).await.map(drop)
+        Ok(collect(response, &url, limit, call.answer_max).await?.freeze())
     }
 
     fn limit(&self, call: &Call) -> Duration {
@@ -243,29 +284,24 @@ impl Client {
         if call.timeout > DEFAULT_REQUEST_TIMEOUT { default.max(call.timeout) } else { default }
     }
 
-    fn url(&self, call: &Call) -> String {
+    pub(crate) fn url(&self, call: &Call) -> String {
         let mark = if call.query.is_empty() { "" } else { "?" };
         format!("{}{}{mark}{}", self.base_url, call.path, call.query)
     }
 
-    fn request(&self, call: &Call, url: &str) -> Result<reqwest::RequestBuilder> {
-        let mut headers = HeaderMap::new();
+    pub(crate) fn request(&self, call: &Call, url: &str) -> Result<reqwest::RequestBuilder> {
+        let mut headers = call.headers.clone();
         if call.with_key {
             let authorization = self.authorization.clone().ok_or_else(Error::missing_api_key)?;
             headers.insert(AUTHORIZATION, authorization);
         }
-        if let Some(key) = &call.idempotency_key {
-            headers.insert("idempotency-key", key.clone());
-        }
-        if call.body.is_some() {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
         Ok(self.http.request(call.method.clone(), url).headers(headers))
     }
 
-    /// Repeats on 429 alone, as often and as patiently as the policy says.
+    /// Repeats on 429 alone, as often and as patiently as the policy and the call say.
     async fn send(&self, call: &Call, limit: Duration) -> Result<(Response, String)> {
         let url = self.url(call);
+        let retries_max = if call.one_attempt { 0 } else { self.retry.rate_limit_retries };
         let mut retries = 0;
         loop {
             let mut request = self.request(call, &url)?;
@@ -282,7 +318,7 @@ impl Client {
             };
             let wait = error.rate_limited().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             match wait.filter(|wait| *wait <= self.retry.rate_limit_wait_max) {
-                Some(wait) if retries < self.retry.rate_limit_retries => tokio::time::sleep(wait).await,
+                Some(wait) if retries < retries_max => tokio::time::sleep(wait).await,
                 _ => return Err(error),
             }
             retries += 1;
@@ -290,8 +326,13 @@ impl Client {
     }
 }
 
+pub(crate) fn read_json<T: DeserializeOwned>(url: &str, body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body)
+        .map_err(|error| Error::invalid_response(format!("the answer for {url} is not as expected: {error}")))
+}
+
 /// Passes a success on and reads an error to its end.
-async fn accept(response: Response, url: &str, limit: Duration) -> Result<Response> {
+pub(crate) async fn accept(response: Response, url: &str, limit: Duration) -> Result<Response> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -337,7 +378,7 @@ async fn collect_up_to(mut response: Response, limit: Duration, max: usize) -> B
     body
 }
 
-fn transport(url: &str, error: &reqwest::Error) -> Error {
+pub(crate) fn transport(url: &str, error: &reqwest::Error) -> Error {
     let cause = cause(error);
     if error.is_connect() {
         let base = Url::parse(url).map_or_else(|_| url.to_owned(), |url| url.origin().ascii_serialization());

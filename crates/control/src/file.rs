@@ -1,15 +1,19 @@
 //! What can be done with files. All of it is the node's work; here the path is judged by its text and
 //! content is brought into bytes.
 
+use std::sync::{Arc, Mutex};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, future};
 use nullspace_domain::{file, process};
-use nullspace_node_api::ByteStream;
+use nullspace_node_api::{ByteStream, FileBody};
 use nullspace_types::file::{
-    FileEncoding, FileExists, FileInfo, FileListQuery, FilePath, FilePermissions, FileRawQuery, FileRename,
-    FileWrite,
+    BatchPart, FileChange, FileEncoding, FileExists, FileFind, FileInfo, FileListQuery, FileMatch, FilePath,
+    FilePermissions, FileRange, FileRawQuery, FileRename, FileReplace, FileReplaced, FileSearch, FileSign,
+    FileWrite, Found,
 };
 use nullspace_types::id::{SandboxId, TenantId};
 use nullspace_types::{Error, Result};
@@ -17,13 +21,24 @@ use nullspace_types::{Error, Result};
 use crate::Control;
 use crate::access::{answered, running};
 
+/// What a signed URL shall allow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileGrant {
+    /// Which file, as it was named.
+    pub path: String,
+    /// On whose behalf.
+    pub user: Option<String>,
+    /// Until when, in seconds since the epoch.
+    pub expires: i64,
+}
+
 impl Control {
     /// Judges who asks, for which paths, on whose behalf; answers the user.
-    fn file_access<const PATHS: usize>(
+    fn file_access<'a>(
         &self,
         tenant_id: TenantId,
         id: SandboxId,
-        paths: [(&str, &str); PATHS],
+        paths: impl IntoIterator<Item = (&'static str, &'a str)>,
         user: Option<String>,
     ) -> Result<Option<String>> {
         let record = running(&self.shared, tenant_id, id)?;
@@ -42,21 +57,22 @@ impl Control {
         query: FileListQuery,
     ) -> Result<Vec<FileInfo>> {
         let path = query.path.unwrap_or_else(|| "/".to_owned());
-        let user = self.file_access(tenant_id, id, [("path", &path)], query.user)?;
+        let user = self.file_access(tenant_id, id, [("path", &*path)], query.user)?;
         let depth = file::depth(query.depth.as_deref())?;
         answered(id, self.shared.node.file_list(id, path, user, depth).await)
     }
 
-    /// A file's size and content.
+    /// A file's content, or a part of it.
     pub async fn file_read(
         &self,
         tenant_id: TenantId,
         id: SandboxId,
         path: String,
         user: Option<String>,
-    ) -> Result<(u64, ByteStream)> {
-        let user = self.file_access(tenant_id, id, [("path", &path)], user)?;
-        answered(id, self.shared.node.file_read(id, path, user).await)
+        range: FileRange,
+    ) -> Result<FileBody> {
+        let user = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        answered(id, self.shared.node.file_read(id, path, user, range).await)
     }
 
     /// Writes a file whole.
@@ -66,7 +82,7 @@ impl Control {
         id: SandboxId,
         request: FileWrite,
     ) -> Result<FileInfo> {
-        let user = self.file_access(tenant_id, id, [("path", &request.path)], request.user)?;
+        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
         let content = match request.encoding.unwrap_or_default() {
             FileEncoding::Utf8 => Bytes::from(request.content),
             FileEncoding::Base64 => STANDARD
@@ -86,13 +102,13 @@ impl Control {
         query: FileRawQuery,
         body: ByteStream,
     ) -> Result<FileInfo> {
-        let user = self.file_access(tenant_id, id, [("path", &query.path)], query.user)?;
+        let user = self.file_access(tenant_id, id, [("path", &*query.path)], query.user)?;
         answered(id, self.shared.node.file_write(id, query.path, user, body).await)
     }
 
     /// About one path.
     pub async fn file_info(&self, tenant_id: TenantId, id: SandboxId, request: FilePath) -> Result<FileInfo> {
-        let user = self.file_access(tenant_id, id, [("path", &request.path)], request.user)?;
+        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
         answered(id, self.shared.node.file_info(id, request.path, user).await)
     }
 
@@ -103,20 +119,20 @@ impl Control {
         id: SandboxId,
         request: FilePath,
     ) -> Result<FileExists> {
-        let user = self.file_access(tenant_id, id, [("path", &request.path)], request.user)?;
+        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
         let exists = answered(id, self.shared.node.file_exists(id, request.path, user).await)?;
         Ok(FileExists { exists })
     }
 
     /// Removes a file or a whole directory.
     pub async fn file_remove(&self, tenant_id: TenantId, id: SandboxId, request: FilePath) -> Result<()> {
-        let user = self.file_access(tenant_id, id, [("path", &request.path)], request.user)?;
+        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
         answered(id, self.shared.node.file_remove(id, request.path, user).await)
     }
 
     /// Makes a directory and those above it.
     pub async fn file_mkdir(&self, tenant_id: TenantId, id: SandboxId, request: FilePath) -> Result<()> {
-        let user = self.file_access(tenant_id, id, [("path", &request.path)], request.user)?;
+        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
         answered(id, self.shared.node.file_mkdir(id, request.path, user).await)
     }
 
@@ -139,8 +155,130 @@ impl Control {
         id: SandboxId,
         request: FilePermissions,
     ) -> Result<()> {
-        let user = self.file_access(tenant_id, id, [("path", &request.path)], request.user)?;
+        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
         let mode = file::permissions(&request.permissions)?;
         answered(id, self.shared.node.file_permissions(id, request.path, mode, user).await)
+    }
+
+    /// Lines that match a pattern.
+    pub async fn file_find(
+        &self,
+        tenant_id: TenantId,
+        id: SandboxId,
+        request: FileFind,
+    ) -> Result<Found<FileMatch>> {
+        let FileFind { path, pattern, user, limit } = request;
+        let user = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        file::pattern(&pattern)?;
+        let limit = file::find_limit(limit)?;
+        answered(id, self.shared.node.file_find(id, path, user, pattern, limit).await)
+    }
+
+    /// Paths whose last part matches a glob.
+    pub async fn file_search(
+        &self,
+        tenant_id: TenantId,
+        id: SandboxId,
+        request: FileSearch,
+    ) -> Result<Found<String>> {
+        let FileSearch { path, pattern, user, limit } = request;
+        let user = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        file::pattern(&pattern)?;
+        let limit = file::search_limit(limit)?;
+        answered(id, self.shared.node.file_search(id, path, user, pattern, limit).await)
+    }
+
+    /// Replaces a text in files.
+    pub async fn file_replace(
+        &self,
+        tenant_id: TenantId,
+        id: SandboxId,
+        mut request: FileReplace,
+    ) -> Result<FileReplaced> {
+        let paths = request.files.iter().map(|path| ("files", &**path));
+        request.user = self.file_access(tenant_id, id, paths, request.user.clone())?;
+        file::replacement(&request)?;
+        answered(id, self.shared.node.file_replace(id, request).await)
+    }
+
+    /// Writes many files. One whose path may not be named does not keep the others from being written.
+    pub async fn file_batch_write(
+        &self,
+        tenant_id: TenantId,
+        id: SandboxId,
+        user: Option<String>,
+        parts: BoxStream<'static, Result<BatchPart>>,
+    ) -> Result<Vec<Result<FileInfo>>> {
+        let record = running(&self.shared, tenant_id, id)?;
+        let user = process::user(user)?;
+        let batch = Arc::new(Mutex::new(Batch::default()));
+        let (judge, of) = (Arc::clone(&batch), user.clone());
+        let judged = parts.filter_map(move |part| {
+            let cwd = record.row.desired.cwd.as_deref();
+            let part = part.and_then(|part| {
+                judge
+                    .lock()
+                    .expect("no panic under it")
+                    .judge(part, |path| file::validate_path("path", path, cwd, of.as_deref()))
+            });
+            future::ready(part.transpose())
+        });
+        let written = answered(id, self.shared.node.file_write_batch(id, user, judged.boxed()).await)?;
+        let refused = std::mem::take(&mut batch.lock().expect("no panic under it").refused);
+        let mut written = written.into_iter();
+        let unanswered = || Err(Error::internal("the node did not answer for every file of a batch"));
+        let outcome = |refused| match refused {
+            Some(error) => Err(error),
+            None => written.next().unwrap_or_else(unanswered),
+        };
+        Ok(refused.into_iter().map(outcome).collect())
+    }
+
+    /// Watches a path. What happens after this has answered is seen.
+    pub async fn file_watch(
+        &self,
+        tenant_id: TenantId,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        recursive: bool,
+    ) -> Result<BoxStream<'static, Result<FileChange>>> {
+        let user = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        let changes = answered(id, self.shared.node.file_watch(id, path, user, recursive).await)?;
+        Ok(changes.map(move |change| answered(id, change)).boxed())
+    }
+
+    /// Judges a URL to sign, and says what it shall allow. Whether there is such a file is seen when it is
+    /// used.
+    pub fn file_sign(&self, tenant_id: TenantId, id: SandboxId, request: FileSign) -> Result<FileGrant> {
+        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        let secs = file::sign_secs(request.expires_in_secs)?;
+        let expires = self.shared.clock.now().as_second() + i64::try_from(secs).map_err(Error::internal)?;
+        Ok(FileGrant { path: request.path, user, expires })
+    }
+}
+
+/// The files of a batch as they go by.
+#[derive(Default)]
+struct Batch {
+    /// For each file that began, why it was refused; those that were not went on to the node.
+    refused: Vec<Option<Error>>,
+}
+
+impl Batch {
+    /// What of a part goes on: nothing of a file that is refused.
+    fn judge(&mut self, part: BatchPart, rule: impl FnOnce(&str) -> Result<()>) -> Result<Option<BatchPart>> {
+        if let BatchPart::Start { path } = &part {
+            if self.refused.len() == file::FILES_MAX {
+                let message = format!("a batch must have at most {} files", file::FILES_MAX);
+                return Err(Error::invalid(message));
+            }
+            self.refused.push(rule(path).err());
+        }
+        match self.refused.last() {
+            Some(None) => Ok(Some(part)),
+            Some(Some(_)) => Ok(None),
+            None => Err(Error::internal("a batch began with content")),
+        }
     }
 }

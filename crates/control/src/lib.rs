@@ -19,6 +19,8 @@ mod registry;
 mod sandbox;
 mod shared;
 mod template;
+mod terminal;
+mod upload;
 
 use std::sync::Arc;
 
@@ -31,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use clock::{Clock, SystemClock};
+pub use file::FileGrant;
 pub use process::{Execution, Logs};
 
 use shared::Shared;

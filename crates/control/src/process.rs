@@ -2,14 +2,20 @@
 //! may be asked.
 
 use bytes::Bytes;
-use nullspace_domain::process;
-use nullspace_node_api::{ByteStream, Captured, Command, LogStream, ProcessState};
+use futures::StreamExt as _;
+use nullspace_domain::process::{self, CommandSpec};
+use nullspace_node_api::{ByteStream, Captured, Command, LogStream, ProcessEvents, ProcessState};
 use nullspace_types::id::{SandboxId, TenantId};
-use nullspace_types::process::{ExecRequest, ExecResult, ExecStarted, ProcessInfo, ProcessStdin};
+use nullspace_types::process::{
+    ExecRequest, ExecResult, ExecStarted, ProcessEvent, ProcessInfo, ProcessStdin,
+};
 use nullspace_types::{Code, Error, Result};
 
 use crate::Control;
 use crate::access::{answered, running};
+
+/// The exit status of a command whose time ran out, as `timeout(1)` has it.
+const TIMED_OUT: i32 = 124;
 
 /// How an exec ended.
 pub enum Execution {
@@ -63,6 +69,32 @@ fn timed_out(limit_ms: u64) -> Error {
     .suggest("set a longer timeout_secs, or run it with background: true")
 }
 
+/// A valid command as the node takes it.
+fn command(spec: CommandSpec) -> Command {
+    Command {
+        command: spec.command,
+        args: spec.args,
+        shell: spec.shell,
+        cwd: spec.cwd,
+        envs: spec.envs,
+        user: spec.user,
+        timeout_ms: spec.timeout_ms,
+    }
+}
+
+/// What followers are told.
+fn followed(id: SandboxId, events: ProcessEvents) -> ProcessEvents {
+    let shown = move |event| {
+        answered(id, event).map(|event| match event {
+            ProcessEvent::Exited { timed_out: true, guest_us, .. } => {
+                ProcessEvent::Exited { exit_code: TIMED_OUT, timed_out: true, guest_us }
+            }
+            event => event,
+        })
+    };
+    events.map(shown).boxed()
+}
+
 impl Control {
     /// Runs a command to its end, or starts it in the background.
     pub async fn process_exec(
@@ -75,15 +107,7 @@ impl Control {
         running(&self.shared, tenant_id, id)?;
         let spec = process::validate(request, &self.shared.limits)?;
         let limit_ms = spec.timeout_ms;
-        let command = Command {
-            command: spec.command,
-            args: spec.args,
-            shell: spec.shell,
-            cwd: spec.cwd,
-            envs: spec.envs,
-            user: spec.user,
-            timeout_ms: spec.timeout_ms,
-        };
+        let command = command(spec);
         let Some(limit_ms) = limit_ms else {
             let pid = answered(id, node.process_start(id, command).await)?;
             return Ok(Execution::Started(ExecStarted { pid }));
@@ -106,6 +130,34 @@ impl Control {
                 stderr: answered(id, node.process_log(id, pid, LogStream::Stderr).await)?,
             }),
         }
+    }
+
+    /// Starts a command and follows it. One that ran out of its time ends with 124.
+    pub async fn process_stream(
+        &self,
+        tenant_id: TenantId,
+        id: SandboxId,
+        request: ExecRequest,
+    ) -> Result<ProcessEvents> {
+        running(&self.shared, tenant_id, id)?;
+        let command = command(process::validate(request, &self.shared.limits)?);
+        let events = answered(id, self.shared.node.process_stream(id, command).await)?;
+        Ok(followed(id, events))
+    }
+
+    /// Follows a process from the given offsets of its two streams.
+    pub async fn process_attach(
+        &self,
+        tenant_id: TenantId,
+        id: SandboxId,
+        pid: u32,
+        stdout_offset: u64,
+        stderr_offset: u64,
+    ) -> Result<ProcessEvents> {
+        running(&self.shared, tenant_id, id)?;
+        let node = &self.shared.node;
+        let events = answered(id, node.process_attach(id, pid, stdout_offset, stderr_offset).await)?;
+        Ok(followed(id, events))
     }
 
     async fn processes(&self, tenant_id: TenantId, id: SandboxId) -> Result<Vec<ProcessState>> {
@@ -133,7 +185,13 @@ impl Control {
         request: ProcessStdin,
     ) -> Result<()> {
         running(&self.shared, tenant_id, id)?;
-        answered(id, self.shared.node.process_stdin(id, pid, Bytes::from(request.data)).await)
+        answered(id, self.shared.node.process_stdin(id, pid, Bytes::from(request.data), false).await)
+    }
+
+    /// Ends the process's standard input.
+    pub async fn process_stdin_close(&self, tenant_id: TenantId, id: SandboxId, pid: u32) -> Result<()> {
+        running(&self.shared, tenant_id, id)?;
+        answered(id, self.shared.node.process_stdin(id, pid, Bytes::new(), true).await)
     }
 
     /// All that the process has written so far, from its start.

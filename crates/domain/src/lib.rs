@@ -13,5 +13,7 @@ pub mod process;
 pub mod sandbox;
 pub mod sandbox_list;
 pub mod status;
+pub mod terminal;
+pub mod upload;
 
 pub use limits::Limits;

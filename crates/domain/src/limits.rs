@@ -33,6 +33,16 @@ pub struct Limits {
     pub command_bytes_max: u32,
     /// How long a machine may take to be made before the create is given up, in seconds.
     pub create_secs_max: u32,
+    /// Most bytes of one resumable upload.
+    pub upload_bytes_max: u64,
+    /// Bytes of every part of a resumable upload but its last.
+    pub upload_part_bytes: u64,
+    /// Parts of one resumable upload that its client should send at once.
+    pub upload_concurrency_max: u32,
+    /// Most bytes that the unfinished uploads of one sandbox may keep of its disk, which is the real bound.
+    pub upload_staging_bytes_max: u64,
+    /// How long an upload that is not completed is kept, in seconds.
+    pub upload_secs_max: u32,
 }
 
 impl Default for Limits {
@@ -51,6 +61,11 @@ impl Default for Limits {
             exec_timeout_secs_default: 30,
             command_bytes_max: 1024 * 1024,
             create_secs_max: 110,
+            upload_bytes_max: 64 << 30,
+            upload_part_bytes: 8 << 20,
+            upload_concurrency_max: 4,
+            upload_staging_bytes_max: 64 << 30,
+            upload_secs_max: 86_400,
         }
     }
 }
@@ -61,3 +76,6 @@ pub const VCPUS_DEFAULT: u32 = 1;
 pub const MEMORY_MB_DEFAULT: u32 = 256;
 /// The template of a sandbox whose creator names none.
 pub const TEMPLATE_DEFAULT: &str = "base";
+
+/// Most parts of one upload: what a machine keeps count of.
+pub const UPLOAD_PARTS_MAX: u64 = 100_000;

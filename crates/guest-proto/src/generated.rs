@@ -367,6 +367,10 @@ pub struct ReadFileRequest {
     /// not 0: the last so many bytes, in place of the two above
     #[prost(uint64, tag = "5")]
     pub suffix: u64,
+    /// Not empty: a large file may come on the bulk lane. The first chunk then says so and has no data, and
+    /// the only other one says how many bytes were sent there.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub ticket: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileChunk {
@@ -378,10 +382,15 @@ pub struct FileChunk {
     /// since the epoch
     #[prost(int64, tag = "3")]
     pub modified_ns: i64,
+    /// see ReadFileRequest.ticket
+    #[prost(bool, tag = "4")]
+    pub bulk: bool,
+    #[prost(uint64, tag = "5")]
+    pub bulk_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WriteFileRequest {
-    #[prost(oneof = "write_file_request::Part", tags = "1, 2")]
+    #[prost(oneof = "write_file_request::Part", tags = "1, 2, 3")]
     pub part: ::core::option::Option<write_file_request::Part>,
 }
 /// Nested message and enum types in `WriteFileRequest`.
@@ -392,6 +401,10 @@ pub mod write_file_request {
         Start(super::WriteFileStart),
         #[prost(bytes, tag = "2")]
         Data(::prost::bytes::Bytes),
+        /// The last message of a write with a ticket: so many bytes were sent on the bulk lane, which has
+        /// been ended.
+        #[prost(uint64, tag = "3")]
+        BulkBytes(u64),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -400,6 +413,9 @@ pub struct WriteFileStart {
     pub path: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub user: ::prost::alloc::string::String,
+    /// WriteFile alone; not empty: the content comes on the bulk lane
+    #[prost(bytes = "bytes", tag = "3")]
+    pub ticket: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListFilesRequest {

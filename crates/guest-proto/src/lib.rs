@@ -30,6 +30,18 @@ pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// The TCP port on which the agent serves.
 pub const AGENT_PORT: u16 = 7000;
 
+/// The TCP port of its lane for bulk data.
+pub const BULK_PORT: u16 = 7001;
+
+/// Bytes of a ticket.
+pub const TICKET_BYTES: usize = 32;
+
+/// Content from this many bytes on goes over the bulk lane.
+pub const BULK_FROM_BYTES: u64 = 1 << 20;
+
+/// Bulk connections of one machine at once.
+pub const BULK_LANES: usize = 64;
+
 /// The kernel parameter that carries the checkpoint's token into the boot: `nullspace.token=…`.
 pub const TOKEN_PARAMETER: &str = "nullspace.token";
 

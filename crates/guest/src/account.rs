@@ -90,6 +90,12 @@ impl Accounts {
         self.users().find(|user| user.1 == uid).map_or_else(|| uid.to_string(), |user| user.0.into())
     }
 
+    /// The user's shell; none where none is said.
+    pub fn shell(&self, name: &str) -> Option<&str> {
+        let line = self.passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+        line.split(':').nth(6).filter(|shell| shell.starts_with('/'))
+    }
+
     /// The group's name, or the number where there is none.
     pub fn group_name(&self, gid: u32) -> String {
         self.group
@@ -123,6 +129,8 @@ mod tests {
         assert_eq!((user.uid, user.gid, user.home.as_str()), (1000, 1000, "/home/user"));
         assert_eq!(user.groups, [1000, 27, 100]);
         assert_eq!(accounts().account("1000"), Some(user));
+        assert_eq!(accounts().shell("user"), Some("/bin/bash"));
+        assert_eq!(accounts().shell("odd").or(accounts().shell("nobody-here")), None);
     }
 
     #[test]

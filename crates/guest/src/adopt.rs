@@ -1,4 +1,4 @@
-//! Makes a clone its own machine: clock, entropy, names, identifiers, disk size.
+//! Makes a clone its own machine: clock, entropy, names, identifiers, SSH host key, disk size.
 //!
 //! Every part is read back before it is confirmed. This is the hot path of a create, and under
 //! emulation each page of code that runs here first must be translated; so nothing is written that
@@ -9,7 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime, clock_settime};
@@ -20,6 +20,9 @@ use crate::console::say;
 
 /// How far the clock may be from what was set when it is read back.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
+/// More than any file has that says which machine this is.
+const SMALL: usize = 1024;
 
 /// How long the device's new size may take to arrive.
 const RESIZE_WAIT: Duration = Duration::from_secs(5);
@@ -54,6 +57,7 @@ pub async fn adopt(request: &pb::AdoptRequest) -> pb::AdoptReply {
         hostname: done("hostname", set_hostname(&request.hostname)),
         machine_id: done("machine_id", set_machine_id(&request.machine_id)),
         boot_id: done("boot_id", set_boot_id(&request.boot_id)),
+        ssh_host_key: done("ssh_host_key", set_ssh_host_key(request)),
         ..Default::default()
     };
     let grown = disk::grow(request.disk_bytes, RESIZE_WAIT).await;
@@ -131,11 +135,18 @@ fn set_boot_id(id: &str) -> io::Result<()> {
     Ok(())
 }
 
+fn set_ssh_host_key(request: &pb::AdoptRequest) -> io::Result<()> {
+    // A file that others can read is refused by the SSH server, and would be theirs.
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(identity::SSH_HOST_KEY)?;
+    replace(identity::SSH_HOST_KEY, &request.ssh_host_key)?;
+    replace(identity::SSH_HOST_KEY_PUBLIC, &request.ssh_host_key_public)
+}
+
 /// Overwrites a small file and reads it back.
 fn replace(path: &str, content: &str) -> io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     file.write_all_at(content.as_bytes(), 0)?;
-    let mut back = [0; 256];
+    let mut back = [0; SMALL];
     let len = file.read_at(&mut back, 0)?;
     if len > content.len() {
         file.set_len(content.len() as u64)?;
@@ -179,6 +190,13 @@ pub fn validate(request: &pb::AdoptRequest) -> Result<(), tonic::Status> {
     if request.boot_id.len() != 36 || !request.boot_id.bytes().enumerate().all(uuid) {
         return refuse("boot_id must be a UUID");
     }
+    for (name, key) in
+        [("ssh_host_key", &request.ssh_host_key), ("ssh_host_key_public", &request.ssh_host_key_public)]
+    {
+        if key.is_empty() || key.len() >= SMALL {
+            return refuse(&format!("{name} must have 1 to {} bytes", SMALL - 1));
+        }
+    }
     crate::service::check_environment(&request.envs)?;
     if !request.cwd.is_empty() && !request.cwd.starts_with('/') {
         return refuse("cwd must be absolute");
@@ -198,6 +216,8 @@ mod tests {
             entropy: vec![7; 64].into(),
             machine_id: "0123456789abcdef0123456789abcdef".into(),
             boot_id: "01234567-89ab-cdef-0123-456789abcdef".into(),
+            ssh_host_key: "private".into(),
+            ssh_host_key_public: "public".into(),
             ..Default::default()
         }
     }
@@ -205,7 +225,7 @@ mod tests {
     #[test]
     fn a_request_that_cannot_be_done_is_refused_whole() {
         assert!(validate(&request()).is_ok());
-        let broken: [fn(&mut pb::AdoptRequest); 9] = [
+        let broken: [fn(&mut pb::AdoptRequest); 10] = [
             |r| r.sandbox_id.clear(),
             |r| r.token = "short".into(),
             |r| r.token.push('\n'),
@@ -214,6 +234,7 @@ mod tests {
             |r| r.machine_id.push('0'),
             |r| r.boot_id = "0123456789abcdef0123456789abcdef0123".into(),
             |r| r.cwd = "relative".into(),
+            |r| r.ssh_host_key = "x".repeat(SMALL),
             |r| {
                 r.envs.insert("A=B".into(), String::new());
             },

@@ -7,12 +7,12 @@
 //!
 //! One thread does all the work, with others for file work that may take long (`mounts`). Deliberately
 //! absent: any configuration, any log beyond the console, any call out of the machine, and any program
-//! of the guest's disk that the agent itself would need; so also the machine's SSH host keys, which are
-//! made when SSH is first wanted, not on the path of a create.
+//! of the guest's disk that the agent itself would need.
 
 mod account;
 mod adopt;
 mod boot;
+mod bulk;
 mod console;
 mod file;
 mod metrics;
@@ -22,7 +22,9 @@ mod power;
 mod process;
 mod serve;
 mod service;
+mod terminal;
 mod token;
+mod upload;
 mod watch;
 
 use std::io::{self, Write};
@@ -36,10 +38,13 @@ use nullspace_guest_proto as pb;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 
+use bulk::Tickets;
 use console::say;
 use power::Stop;
+use process::children::Children;
 use process::{reaper, table::Table};
 use service::{Place, Service};
+use terminal::sessions::Sessions;
 use token::Tokens;
 
 /// Records of processes that outgrow memory.
@@ -79,7 +84,7 @@ fn main() -> ExitCode {
 
 fn machine() -> io::Result<()> {
     let token = boot::boot()?;
-    let listen = || -> io::Result<TcpListener> {
+    let listen = |port| -> io::Result<TcpListener> {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         // Both are inherited by what is accepted. A link whose other end vanished while the machine
@@ -87,9 +92,10 @@ fn machine() -> io::Result<()> {
         socket.set_nodelay(true)?;
         socket.set_keepalive(true)?;
         socket.bind_device(Some(boot::LINK_DEVICE.as_bytes()))?;
-        socket.bind(SocketAddr::from((pb::GUEST_ADDRESS, pb::AGENT_PORT)))?;
+        socket.bind(SocketAddr::from((pb::GUEST_ADDRESS, port)))?;
         socket.listen(64)
     };
+    let listen = || Ok((listen(pb::AGENT_PORT)?, listen(pb::BULK_PORT)?));
     run(Place::Machine, token, LOGS.into(), Some(pb::GATEWAY_ADDRESS.into()), listen)
 }
 
@@ -97,13 +103,16 @@ fn hosted(address: &str, token: &str, directory: Option<&str>) -> io::Result<()>
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
     // Orphans of the processes it starts come to it, as they do to PID 1.
     nix::sys::prctl::set_child_subreaper(true)?;
-    let listen = || -> io::Result<TcpListener> {
+    let listen = |address| -> io::Result<TcpListener> {
         let socket = TcpSocket::new_v4()?;
         socket.set_nodelay(true)?;
         socket.bind(address)?;
-        let listener = socket.listen(64)?;
-        writeln!(io::stdout(), "{}", listener.local_addr()?)?;
-        Ok(listener)
+        socket.listen(64)
+    };
+    let listen = || {
+        let (calls, bulk) = (listen(address)?, listen(SocketAddr::new(address.ip(), 0))?);
+        writeln!(io::stdout(), "{} {}", calls.local_addr()?, bulk.local_addr()?)?;
+        Ok((calls, bulk))
     };
     let logs = directory.map_or_else(|| std::env::temp_dir().join("nullspace-guest-logs"), PathBuf::from);
     run(Place::Hosted, token.into(), logs, None, listen)
@@ -115,7 +124,7 @@ fn run(
     token: String,
     logs: PathBuf,
     peer: Option<IpAddr>,
-    listen: impl FnOnce() -> io::Result<TcpListener>,
+    listen: impl FnOnce() -> io::Result<(TcpListener, TcpListener)>,
 ) -> io::Result<()> {
     // Before there are other threads, which would take the signals.
     let signals = reaper::block_signals()?;
@@ -126,23 +135,36 @@ fn run(
         .build()?;
     runtime.block_on(async move {
         let (stop, mut stops) = mpsc::channel::<Stop>(1);
-        let table = Arc::new(Table::new(logs, nix::unistd::geteuid().is_root()));
+        let change_user = nix::unistd::geteuid().is_root();
+        let children = Arc::new(Children::default());
+        let table = Arc::new(Table::new(logs, change_user, Arc::clone(&children)));
+        let sessions = Arc::new(Sessions::new(change_user, Arc::clone(&children)));
         let tokens = Arc::new(Tokens::new(token));
-        let listener = listen()?;
-        let service = Service::new(place, Arc::clone(&tokens), Arc::clone(&table), stop.clone())?;
+        let (listener, bulk_listener) = listen()?;
+        let tickets = Arc::new(Tickets::default());
+        let service = Service::new(
+            place,
+            Arc::clone(&tokens),
+            Arc::clone(&table),
+            sessions,
+            Arc::clone(&tickets),
+            stop.clone(),
+        )?;
         let server = serve::Server::new(service, tokens, peer);
         let links = server.links();
-        let reaping = tokio::spawn(reaper::reap(signals, Arc::clone(&table), stop));
+        let reaping = tokio::spawn(reaper::reap(signals, Arc::clone(&children), stop));
         let serving = tokio::spawn(server.run(listener));
+        let carrying = tokio::spawn(bulk::serve(bulk_listener, tickets, peer));
         say!("ready");
         let stop = tokio::select! {
             stop = stops.recv() => stop,
             ended = reaping => return Err(ended_early("the reaper", ended.map(|r| r.err()))),
             ended = serving => return Err(ended_early("the listener", ended.map(|r| r.err()))),
+            ended = carrying => return Err(ended_early("the bulk listener", ended.map(|r| r.err()))),
         };
         say!("stopping");
         match place {
-            Place::Machine => power::quiesce(&table).await,
+            Place::Machine => power::quiesce(&children).await,
             Place::Hosted => table.all().iter().for_each(|process| process.kill()),
         }
         if let Some(Stop(Some(done))) = stop {

@@ -57,14 +57,13 @@ impl Mounts {
         long: bool,
         work: impl FnOnce() -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        if long || self.may_hang() {
-            tokio::task::spawn_blocking(work)
-                .await
-                .map_err(|e| Status::internal(format!("file work ended: {e}")))?
-        } else {
-            work()
-        }
+        if long || self.may_hang() { elsewhere(work).await? } else { work() }
     }
+}
+
+/// Does work on another thread.
+pub async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("file work ended: {e}")))
 }
 
 fn any_remote(table: &str) -> bool {

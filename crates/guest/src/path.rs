@@ -9,11 +9,19 @@ use std::path::{Component, Path, PathBuf};
 
 use tonic::Status;
 
+use crate::account::Account;
+
 /// The directory of relative paths and of processes, unless something says otherwise.
 pub const WORKSPACE: &str = "/workspace";
 
-const RESERVED: &str = "/workspace/.nullspace";
+/// The product's own tree.
+pub const RESERVED: &str = "/workspace/.nullspace";
 const LONGEST: usize = 4095;
+
+/// Where relative paths start: at the machine's directory, if it has one.
+pub fn base<'a>(cwd: Option<&'a str>, owner: Option<&'a Account>) -> &'a str {
+    cwd.or(owner.map(|owner| owner.home.as_str())).unwrap_or(WORKSPACE)
+}
 
 /// `path` as an absolute, normalised path, relative ones starting at `base`.
 pub fn resolve(path: &str, base: &str) -> Result<PathBuf, Status> {

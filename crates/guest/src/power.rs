@@ -1,6 +1,5 @@
 //! The end of the machine: processes, file systems, power.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -11,7 +10,7 @@ use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
 use crate::console::say;
-use crate::process::table::Table;
+use crate::process::children::Children;
 
 /// A request to end. Whoever sent it is told when nothing is left to lose.
 pub struct Stop(pub Option<oneshot::Sender<()>>);
@@ -20,7 +19,7 @@ pub struct Stop(pub Option<oneshot::Sender<()>>);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Ends all processes and puts the file systems on the disk.
-pub async fn quiesce(table: &Arc<Table>) {
+pub async fn quiesce(children: &Children) {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         // All but PID 1 itself. No process left is what we want.
         match kill(Pid::from_raw(-1), signal) {
@@ -28,7 +27,7 @@ pub async fn quiesce(table: &Arc<Table>) {
             Err(Errno::ESRCH) => break,
             Err(error) => say!("processes could not be signalled: {error}"),
         }
-        if tokio::time::timeout(PATIENCE, no_child_left(table)).await.is_ok() {
+        if tokio::time::timeout(PATIENCE, no_child_left(children)).await.is_ok() {
             break;
         }
     }
@@ -36,9 +35,9 @@ pub async fn quiesce(table: &Arc<Table>) {
 }
 
 /// As PID 1 the agent is in the end every process's parent: without children it is alone.
-async fn no_child_left(table: &Arc<Table>) {
+async fn no_child_left(children: &Children) {
     loop {
-        let reaped = table.any_reaped.notified();
+        let reaped = children.any_reaped.notified();
         tokio::pin!(reaped);
         reaped.as_mut().enable();
         if !has_children() {

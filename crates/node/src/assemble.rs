@@ -69,7 +69,7 @@ async fn restore(
     let devices = checkpoint.devices().map_err(Error::internal)?;
     let placement = slot.placement(directory)?;
     let monitor = vmm
-        .restore(&checkpoint.hardware(top), placement, &checkpoint.memory, devices)
+        .restore(&checkpoint.hardware(top), placement, &checkpoint.memory, None, devices)
         .await
         .map_err(vmm_error)?;
     match machine::note_process(directory, monitor.handle()).await {

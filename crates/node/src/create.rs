@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assemble::{Assembled, assemble};
 use crate::capacity::Room;
 use crate::checkpoint::vmm_error;
+use crate::host_key::HostKey;
 use crate::machine::{self, Record, disk_error};
 use crate::running::{Parts, Running, drive};
 use crate::spare::Busy;
@@ -87,10 +88,12 @@ async fn adopt(
     }
     assembled.monitor.resume().await.map_err(vmm_error)?;
     let token = crate::random_hex(32);
+    let hostname = hostname(spec);
+    let host_key = HostKey::generate(&hostname)?;
     let request = proto::AdoptRequest {
         sandbox_id: spec.sandbox_id.to_string(),
         token: token.clone(),
-        hostname: hostname(spec),
+        hostname,
         unix_time_ns: u64::try_from(Timestamp::now().as_nanosecond()).map_err(Error::internal)?,
         entropy: crate::random_bytes(64).into(),
         machine_id: crate::random_hex(16),
@@ -98,6 +101,8 @@ async fn adopt(
         envs: spec.envs.clone().into_iter().collect(),
         cwd: spec.cwd.clone().unwrap_or_default(),
         disk_bytes,
+        ssh_host_key: host_key.private,
+        ssh_host_key_public: host_key.public,
     };
     let mut client = assembled.guest.with_token(&assembled.checkpoint.record.token)?;
     guest::adopt(&mut client, request).await?;

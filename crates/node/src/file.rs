@@ -2,19 +2,23 @@
 //! guest says of its paths is passed on, never used.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use nullspace_guest_proto as proto;
 use nullspace_guest_proto::write_file_request::Part;
-use nullspace_node_api::ByteStream;
-use nullspace_types::file::{FileInfo, FileType};
+use nullspace_guest_proto::write_files_reply::Outcome;
+use nullspace_node_api::{ByteStream, FileBody};
+use nullspace_types::file::{BatchPart, FileInfo, FileRange, FileType};
 use nullspace_types::{Code, Error, Result};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
-use crate::guest::{answered, file_error};
+use crate::bulk::{self, Body, Lane};
+use crate::feed;
+use crate::guest::{PATIENCE, answered, file_error, patient, repeated, silent};
 use crate::running::Running;
 
 /// The most entries that one list answers.
@@ -34,7 +38,7 @@ fn info(found: proto::FileInfo) -> Result<FileInfo> {
     };
     let mode = format!("{:04o}", found.mode & 0o7777);
     let name = found.path.rsplit('/').find(|part| !part.is_empty()).unwrap_or("/").to_owned();
-    let time = Timestamp::from_nanosecond(i128::from(found.modified_ns));
+    let modified_time = time(found.modified_ns)?;
     Ok(FileInfo {
         name,
         path: found.path,
@@ -45,23 +49,86 @@ fn info(found: proto::FileInfo) -> Result<FileInfo> {
         mode,
         owner: found.owner,
         group: found.group,
-        modified_time: time.map_err(Error::internal)?,
+        modified_time,
         symlink_target: (kind == FileType::Symlink).then_some(found.symlink_target),
     })
 }
 
-/// Size and content.
-pub async fn read(machine: &Running, file: String, user: Option<String>) -> Result<(u64, ByteStream)> {
-    let mut client = machine.client()?;
-    let read = proto::ReadFileRequest { path: file, user: user.unwrap_or_default(), offset: 0, length: 0 };
-    let mut chunks = answered(client.read_file(read)).await.map_err(|status| file_error(&status))?;
-    let first = chunks.message().await.map_err(|status| file_error(&status))?.unwrap_or_default();
-    let rest = chunks.map(|chunk| chunk.map(|chunk| chunk.data).map_err(|status| file_error(&status)));
-    Ok((first.size, stream::iter([Ok(first.data)]).chain(rest).boxed()))
+fn time(nanoseconds: i64) -> Result<Timestamp> {
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).map_err(Error::internal)
 }
 
-/// Writes a file whole. If the body fails, the call is dropped rather than ended, and the agent
-/// publishes nothing.
+/// A file's content, or a part of it. A large one comes over the bulk lane, if there is one.
+pub async fn read(
+    machine: Arc<Running>,
+    file: String,
+    user: Option<String>,
+    range: FileRange,
+) -> Result<FileBody> {
+    let (offset, length, suffix) = match range {
+        FileRange::Whole => (0, 0, 0),
+        FileRange::From { offset, length } => (offset, length.unwrap_or(0), 0),
+        FileRange::Last(count) => (0, 0, count),
+    };
+    let nothing = matches!(range, FileRange::From { length: Some(0), .. } | FileRange::Last(0));
+    let ticket = if machine.guest().has_bulk() { bulk::ticket() } else { Bytes::new() };
+    let read = proto::ReadFileRequest {
+        path: file,
+        user: user.unwrap_or_default(),
+        offset,
+        length,
+        suffix,
+        ticket: ticket.clone(),
+    };
+    let place = machine.place()?;
+    let client = machine.client()?;
+    let opened = repeated(|| async { client.clone().read_file(read.clone()).await }).await;
+    let mut chunks = Box::pin(patient(opened.map_err(|status| file_error(&status))?));
+    let first = chunks.next().await.transpose().map_err(|status| file_error(&status))?.unwrap_or_default();
+    let (size, modified) = (first.size, time(first.modified_ns)?);
+    // To the agent a length of 0 means all.
+    if nothing {
+        return Ok(FileBody { size, modified, content: stream::empty().boxed() });
+    }
+    let content = if first.bulk {
+        over_lane(&machine, &ticket, size, chunks).await?
+    } else {
+        let rest = chunks.map(|chunk| chunk.map(|chunk| chunk.data).map_err(|status| file_error(&status)));
+        stream::iter([Ok(first.data)]).chain(rest).boxed()
+    };
+    Ok(FileBody { size, modified, content: machine.stream(place, content) })
+}
+
+/// What comes over a lane, and then the agent's word that it was all. At most so many bytes.
+async fn over_lane(
+    machine: &Running,
+    ticket: &[u8],
+    most: u64,
+    mut told: impl Stream<Item = Result<proto::FileChunk, Status>> + Send + Unpin + 'static,
+) -> Result<ByteStream> {
+    let lane = Lane::open(machine, ticket).await.map_err(|error| lane_broke(&error))?;
+    let received = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&received);
+    let content = lane.receive(most).map(move |piece| {
+        let piece = piece.map_err(|error| lane_broke(&error))?;
+        count.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Ok(piece)
+    });
+    let end = async move {
+        let last = told.next().await.transpose().map_err(|status| file_error(&status))?.unwrap_or_default();
+        match last.bulk_bytes == received.load(Ordering::Relaxed) {
+            true => Ok(Bytes::new()),
+            false => Err(silent(&Status::aborted("the bulk connection ended before the file did"))),
+        }
+    };
+    Ok(content.chain(stream::once(end)).boxed())
+}
+
+fn lane_broke(error: &std::io::Error) -> Error {
+    silent(&Status::unavailable(format!("the bulk connection broke: {error}")))
+}
+
+/// Writes a file whole. If the body fails, the agent publishes nothing.
 pub async fn write(
     machine: Arc<Running>,
     file: String,
@@ -69,57 +136,126 @@ pub async fn write(
     body: ByteStream,
 ) -> Result<FileInfo> {
     let mut client = machine.client()?;
-    let start = proto::WriteFileStart { path: file, user: user.unwrap_or_default() };
-    let (send, requests) = mpsc::channel(4);
-    let feed = feed(start, body, send);
-    tokio::select! {
-        written = client.write_file(ReceiverStream::new(requests)) => {
-            info(written.map_err(|status| file_error(&status))?.into_inner())
+    let start = proto::WriteFileStart { path: file, user: user.unwrap_or_default(), ticket: Bytes::new() };
+    let call = move |messages| async move { Ok(client.write_file(messages).await?.into_inner()) };
+    let first = |start| stream::iter([Ok(Part::Start(start))]);
+    let written = match bulk::look(body).await? {
+        Body::Large(pieces, rest) if machine.guest().has_bulk() => {
+            let ticket = bulk::ticket();
+            let start = proto::WriteFileStart { ticket: ticket.clone(), ..start };
+            let body = stream::iter(pieces.into_iter().map(Ok)).chain(rest).boxed();
+            let sent = stream::once(into_lane(Arc::clone(&machine), ticket, body));
+            feed::send(machine, first(start).chain(sent).map(message), call, file_error).await?
         }
-        // The sender comes back with the error: the call is dropped before it is, so that the end
-        // of the stream is never taken for the end of the file.
-        Err((error, _sender)) = feed => Err(error),
-        () = machine.gone() => Err(Running::lost()),
+        Body::Large(head, rest) => {
+            let body = stream::iter(head.into_iter().map(Ok)).chain(rest);
+            feed::send(machine, first(start).chain(body.flat_map(pieces)).map(message), call, file_error)
+                .await?
+        }
+        Body::Small(body) => {
+            let body = stream::iter(body.into_iter().map(Ok));
+            feed::send(machine, first(start).chain(body.flat_map(pieces)).map(message), call, file_error)
+                .await?
+        }
+    };
+    info(written)
+}
+
+/// Sends a body over a lane; then what is to be said of it. If the lane breaks, the agent knows why, and
+/// the call is answered with that, as soon as it comes.
+async fn into_lane(machine: Arc<Running>, ticket: Bytes, mut body: ByteStream) -> Result<Part> {
+    let sent = async {
+        let mut lane = Lane::open(&machine, &ticket).await.map_err(Ok)?;
+        let mut sent = 0;
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(Err)?;
+            lane.send(&piece).await.map_err(Ok)?;
+            sent += piece.len() as u64;
+        }
+        lane.end().await.map_err(Ok)?;
+        Ok(Part::BulkBytes(sent))
+    };
+    match sent.await {
+        Ok(part) => Ok(part),
+        Err(Err(error)) => Err(error),
+        Err(Ok(broken)) => {
+            tokio::time::sleep(PATIENCE).await;
+            Err(lane_broke(&broken))
+        }
     }
 }
 
-type Requests = mpsc::Sender<proto::WriteFileRequest>;
-
-/// Sends the messages of a write. A call that ended takes no more, and is answered by itself.
-async fn feed(
-    start: proto::WriteFileStart,
-    mut body: ByteStream,
-    send: Requests,
-) -> Result<(), (Error, Requests)> {
-    if send.send(proto::WriteFileRequest { part: Some(Part::Start(start)) }).await.is_err() {
-        return Ok(());
+/// Content as parts of a write.
+fn pieces(data: Result<Bytes>) -> impl Stream<Item = Result<Part>> {
+    match data {
+        Ok(data) => stream::iter(feed::cut(data).map(Part::Data).map(Ok)).left_stream(),
+        Err(error) => stream::iter([Err(error)]).right_stream(),
     }
-    while let Some(piece) = body.next().await {
-        let data = match piece {
-            Ok(data) => data,
-            Err(error) => return Err((error, send)),
-        };
-        for data in cut(&data) {
-            if send.send(proto::WriteFileRequest { part: Some(Part::Data(data)) }).await.is_err() {
-                return Ok(());
+}
+
+fn message(part: Result<Part>) -> Result<proto::WriteFileRequest> {
+    Ok(proto::WriteFileRequest { part: Some(part?) })
+}
+
+/// Writes many files in one call. The agent answers when everything has come.
+pub async fn write_batch(
+    machine: Arc<Running>,
+    user: Option<String>,
+    parts: BoxStream<'static, Result<BatchPart>>,
+) -> Result<Vec<Result<FileInfo>>> {
+    let mut client = machine.client()?;
+    let user = user.unwrap_or_default();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&begun);
+    let messages = parts.flat_map(move |part| match part {
+        Ok(BatchPart::Start { path }) => {
+            count.fetch_add(1, Ordering::Relaxed);
+            stream::iter([Ok(Part::Start(proto::WriteFileStart {
+                path,
+                user: user.clone(),
+                ticket: Bytes::new(),
+            }))])
+            .left_stream()
+        }
+        Ok(BatchPart::Data(data)) => pieces(Ok(data)).right_stream(),
+        Err(error) => stream::iter([Err(error)]).left_stream(),
+    });
+    let call = move |messages| async move {
+        let mut replies = client.write_files(messages).await?.into_inner();
+        let mut outcomes = Vec::new();
+        while let Some(reply) = replies.message().await? {
+            if outcomes.len() == begun.load(Ordering::Relaxed) {
+                return Err(Status::internal("the agent answered for more files than were sent"));
             }
+            outcomes.push(outcome(reply));
         }
-    }
-    Ok(())
+        match outcomes.len() == begun.load(Ordering::Relaxed) {
+            true => Ok(outcomes),
+            false => Err(Status::internal("the agent did not answer for every file")),
+        }
+    };
+    feed::send(machine, messages.map(message), call, file_error).await
 }
 
-fn cut(data: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
-    let starts = (0..data.len()).step_by(proto::CHUNK_BYTES);
-    starts.map(|start| data.slice(start..data.len().min(start + proto::CHUNK_BYTES)))
+fn outcome(reply: proto::WriteFilesReply) -> Result<FileInfo> {
+    match reply.outcome {
+        Some(Outcome::Written(written)) => info(written),
+        Some(Outcome::Failed(failed)) => {
+            Err(file_error(&Status::new(tonic::Code::from(failed.code), failed.message)))
+        }
+        None => Err(file_error(&Status::internal("the agent did not say what came of a file"))),
+    }
 }
 
 /// What a directory holds.
 pub async fn list(machine: &Running, dir: String, user: Option<String>, depth: u32) -> Result<Vec<FileInfo>> {
-    let mut client = machine.client()?;
+    let client = machine.client()?;
     let list = proto::ListFilesRequest { path: dir, user: user.unwrap_or_default(), depth };
-    let mut entries = answered(client.list_files(list)).await.map_err(|status| file_error(&status))?;
+    let opened = repeated(|| async { client.clone().list_files(list.clone()).await }).await;
+    let mut entries = Box::pin(patient(opened.map_err(|status| file_error(&status))?));
     let mut found = Vec::new();
-    while let Some(entry) = entries.message().await.map_err(|status| file_error(&status))? {
+    while let Some(entry) = entries.next().await {
+        let entry = entry.map_err(|status| file_error(&status))?;
         if found.len() == LIST_LIMIT {
             let message = format!("the directory has more than {LIST_LIMIT} entries");
             return Err(
@@ -133,15 +269,16 @@ pub async fn list(machine: &Running, dir: String, user: Option<String>, depth: u
 
 /// About one path.
 pub async fn stat(machine: &Running, file: String, user: Option<String>) -> Result<FileInfo> {
-    let mut client = machine.client()?;
-    info(answered(client.stat_file(path(file, user))).await.map_err(|status| file_error(&status))?)
+    let (client, path) = (machine.client()?, path(file, user));
+    let stat = || async { client.clone().stat_file(path.clone()).await };
+    info(repeated(stat).await.map_err(|status| file_error(&status))?)
 }
 
 /// Whether there is anything.
 pub async fn exists(machine: &Running, file: String, user: Option<String>) -> Result<bool> {
-    let mut client = machine.client()?;
-    let reply = answered(client.file_exists(path(file, user))).await;
-    Ok(reply.map_err(|status| file_error(&status))?.exists)
+    let (client, path) = (machine.client()?, path(file, user));
+    let exists = || async { client.clone().file_exists(path.clone()).await };
+    Ok(repeated(exists).await.map_err(|status| file_error(&status))?.exists)
 }
 
 /// Removes a file or a whole directory.
@@ -152,8 +289,9 @@ pub async fn remove(machine: &Running, file: String, user: Option<String>) -> Re
 
 /// Makes a directory.
 pub async fn mkdir(machine: &Running, file: String, user: Option<String>) -> Result<()> {
-    let mut client = machine.client()?;
-    answered(client.make_directory(path(file, user))).await.map(drop).map_err(|status| file_error(&status))
+    let (client, path) = (machine.client()?, path(file, user));
+    let make = || async { client.clone().make_directory(path.clone()).await };
+    repeated(make).await.map(drop).map_err(|status| file_error(&status))
 }
 
 /// Moves a file.
@@ -165,7 +303,8 @@ pub async fn rename(machine: &Running, from: String, to: String, user: Option<St
 
 /// Sets permission bits.
 pub async fn permissions(machine: &Running, file: String, mode: u32, user: Option<String>) -> Result<()> {
-    let mut client = machine.client()?;
+    let client = machine.client()?;
     let set = proto::SetPermissionsRequest { path: file, mode, user: user.unwrap_or_default() };
-    answered(client.set_permissions(set)).await.map(drop).map_err(|status| file_error(&status))
+    let set = || async { client.clone().set_permissions(set.clone()).await };
+    repeated(set).await.map(drop).map_err(|status| file_error(&status))
 }

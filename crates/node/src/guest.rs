@@ -4,24 +4,35 @@
 //! The guest is hostile: messages are bounded, and what it says is never used as a path here.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::{Stream, stream};
 use hyper_util::rt::TokioIo;
 use nullspace_guest_proto::agent_client::AgentClient;
 use nullspace_guest_proto::{self as proto, MESSAGE_LIMIT};
 use nullspace_types::{Code, Error};
-use nullspace_vmm::GuestLink;
+use nullspace_vmm::{GuestLink, LinkStream};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 /// How long the guest may take for what is not a user's own command.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a new link may take: a restored guest has to translate its network code first.
 const DIAL_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes that one answer may send ahead of its reader: all that a slow reader costs.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The same of all answers of a link together; so large that readers who are slow hold up no other call.
+const LINK_WINDOW: u32 = 1 << 30;
+/// Bytes of one frame that the guest may send: each costs it a turn, and the guest is the slower side.
+const FRAME_BYTES: u32 = 256 << 10;
+
+/// Pauses between two tries of a call whose link broke: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Puts the token on every call.
 #[derive(Clone)]
@@ -41,19 +52,32 @@ pub type Client = AgentClient<InterceptedService<Channel, Bearer>>;
 #[derive(Clone)]
 pub struct Guest {
     channel: Channel,
+    link: Arc<dyn GuestLink>,
 }
 
 impl Guest {
     /// Opens nothing yet: the first call does.
     pub fn new(link: Arc<dyn GuestLink>) -> Self {
+        let dialled = Arc::clone(&link);
         let channel = Endpoint::from_static("http://guest")
-            .initial_connection_window_size(4 << 20)
-            .initial_stream_window_size(2 << 20)
+            .initial_connection_window_size(LINK_WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .max_frame_size(FRAME_BYTES)
             .connect_with_connector_lazy(tower::service_fn(move |_| {
-                let link = Arc::clone(&link);
+                let link = Arc::clone(&dialled);
                 async move { link.dial(DIAL_PATIENCE).await.map(TokioIo::new) }
             }));
-        Self { channel }
+        Self { channel, link }
+    }
+
+    /// Whether it has a lane for bulk data.
+    pub fn has_bulk(&self) -> bool {
+        self.link.has_bulk()
+    }
+
+    /// A new connection of that lane.
+    pub async fn dial_bulk(&self) -> std::io::Result<Box<dyn LinkStream>> {
+        self.link.dial_bulk(DIAL_PATIENCE).await
     }
 
     /// A client that shows a token.
@@ -77,6 +101,7 @@ pub async fn adopt(client: &mut Client, request: proto::AdoptRequest) -> Result<
         ("environment", reply.environment),
         ("token", reply.token),
         ("disk", reply.disk),
+        ("SSH host key", reply.ssh_host_key),
     ];
     match parts.iter().find(|(_, confirmed)| !confirmed) {
         None => Ok(()),
@@ -91,6 +116,61 @@ pub async fn answered<T>(
     match tokio::time::timeout(PATIENCE, call).await {
         Ok(reply) => reply.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("the guest does not answer")),
+    }
+}
+
+/// What a stream brings whose next piece is always ready soon; a guest that keeps it back longer than
+/// [`PATIENCE`] does not answer.
+pub fn patient<T: Send + 'static>(messages: Streaming<T>) -> impl Stream<Item = Result<T, Status>> + Send {
+    stream::unfold(Some(messages), |messages| async {
+        let mut messages = messages?;
+        match tokio::time::timeout(PATIENCE, messages.message()).await {
+            Ok(Ok(None)) => None,
+            Ok(Ok(Some(message))) => Some((Ok(message), Some(messages))),
+            Ok(Err(status)) => Some((Err(status), None)),
+            Err(_) => Some((Err(Status::deadline_exceeded("the guest does not answer")), None)),
+        }
+    })
+}
+
+/// An answer to a call that can be made again without harm, however often the link breaks within
+/// [`PATIENCE`].
+pub async fn repeated<T, F>(mut call: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<tonic::Response<T>, Status>>,
+{
+    let mut breaks = Breaks::default();
+    loop {
+        match answered(call()).await {
+            Err(status) if link_broke(&status) => breaks.pause(status).await?,
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether a call failed for want of a link, rather than being refused: what the agent itself answers has no
+/// cause on this side.
+pub fn link_broke(status: &Status) -> bool {
+    status.code() == tonic::Code::Unavailable || std::error::Error::source(status).is_some()
+}
+
+/// How often a link broke in a row, and for how long.
+#[derive(Default)]
+pub struct Breaks {
+    since: Option<Instant>,
+    pause: Duration,
+}
+
+impl Breaks {
+    /// Waits before the next try; gives up with the reason once the link has been broken for [`PATIENCE`].
+    pub async fn pause(&mut self, reason: Status) -> Result<(), Status> {
+        if self.since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+            return Err(reason);
+        }
+        tracing::debug!(%reason, "a call is made again after its link broke");
+        self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
+        tokio::time::sleep(self.pause).await;
+        Ok(())
     }
 }
 
@@ -122,8 +202,16 @@ pub fn process_error(status: &Status) -> Error {
     }
 }
 
+/// What a caller is told when a call about a terminal session fails.
+pub fn terminal_error(status: &Status) -> Error {
+    match status.code() {
+        tonic::Code::NotFound => Error::new(Code::TerminalNotFound, status.message()),
+        _ => process_error(status),
+    }
+}
+
 /// The guest does not answer, or not as it should: its own doing, not a fault of the server's.
-fn silent(status: &Status) -> Error {
+pub fn silent(status: &Status) -> Error {
     Error::new(Code::ExecFailed, "the sandbox does not answer")
         .suggest("try again; if it stays so, destroy the sandbox and create another")
         .context(format!("{:?}: {}", status.code(), status.message()))

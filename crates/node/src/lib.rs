@@ -8,20 +8,27 @@
 //! tasks of their own, so that a caller who goes away leaves nothing half-made.
 
 mod assemble;
+mod bulk;
 mod capacity;
 mod checkpoint;
 mod config;
 mod create;
+mod feed;
 mod file;
+mod follow;
 mod guest;
+mod host_key;
 mod local;
 mod machine;
 mod process;
 mod recover;
 mod running;
+mod search;
 mod slot;
 mod spare;
 mod start;
+mod terminal;
+mod upload;
 mod warm;
 
 use std::collections::HashMap;

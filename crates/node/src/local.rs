@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use nullspace_guest_proto as proto;
 use nullspace_node_api::{
-    ByteStream, Command, Finished, LogStream, Machine, MachineSpec, Node as Api, NodeTemplate, ProcessState,
-    Report,
+    ByteStream, Command, FileBody, Finished, LogStream, Machine, MachineSpec, Node as Api, NodeTemplate,
+    ProcessEvents, ProcessState, Published, Report, TerminalEvents, TerminalSpec, UploadSpec, UploadState,
 };
-use nullspace_types::file::FileInfo;
-use nullspace_types::id::SandboxId;
+use nullspace_types::file::{
+    BatchPart, FileChange, FileInfo, FileMatch, FileRange, FileReplace, FileReplaced, Found,
+};
+use nullspace_types::id::{SandboxId, SessionId, UploadId};
 use nullspace_types::sandbox::SandboxMetrics;
+use nullspace_types::terminal::TerminalInfo;
 use nullspace_types::{Code, Error, Result};
 use tokio::sync::mpsc;
 
@@ -21,7 +25,7 @@ use crate::create::TEMPLATE;
 use crate::guest::{answered, process_error};
 use crate::running::SAMPLES;
 use crate::start::Settings;
-use crate::{Config, Entry, NetworkConfig, Node, file, process, start};
+use crate::{Config, Entry, NetworkConfig, Node, file, process, search, start, terminal, upload};
 
 /// A node on this host.
 #[derive(Clone)]
@@ -104,11 +108,25 @@ impl Api for LocalNode {
     }
 
     async fn process_run(&self, id: SandboxId, command: Command) -> Result<Finished> {
-        process::run(&*self.0.running(id)?, command).await
+        process::run(self.0.running(id)?, command).await
     }
 
     async fn process_start(&self, id: SandboxId, command: Command) -> Result<u32> {
-        process::start(&*self.0.running(id)?, command).await
+        process::start(self.0.running(id)?, command).await
+    }
+
+    async fn process_stream(&self, id: SandboxId, command: Command) -> Result<ProcessEvents> {
+        process::stream(self.0.running(id)?, command).await
+    }
+
+    async fn process_attach(
+        &self,
+        id: SandboxId,
+        pid: u32,
+        stdout_offset: u64,
+        stderr_offset: u64,
+    ) -> Result<ProcessEvents> {
+        process::attach(self.0.running(id)?, pid, stdout_offset, stderr_offset).await
     }
 
     async fn process_list(&self, id: SandboxId) -> Result<Vec<ProcessState>> {
@@ -119,12 +137,36 @@ impl Api for LocalNode {
         process::kill(&*self.0.running(id)?, pid).await
     }
 
-    async fn process_stdin(&self, id: SandboxId, pid: u32, data: Bytes) -> Result<()> {
-        process::stdin(&*self.0.running(id)?, pid, data).await
+    async fn process_stdin(&self, id: SandboxId, pid: u32, data: Bytes, close: bool) -> Result<()> {
+        process::stdin(&*self.0.running(id)?, pid, data, close).await
     }
 
     async fn process_log(&self, id: SandboxId, pid: u32, stream: LogStream) -> Result<ByteStream> {
         process::log(&*self.0.running(id)?, pid, stream).await
+    }
+
+    async fn terminal_start(&self, id: SandboxId, spec: TerminalSpec) -> Result<TerminalInfo> {
+        terminal::start(&*self.0.running(id)?, spec).await
+    }
+
+    async fn terminal_attach(&self, id: SandboxId, session: SessionId) -> Result<TerminalEvents> {
+        terminal::attach(&*self.0.running(id)?, session).await
+    }
+
+    async fn terminal_write(&self, id: SandboxId, session: SessionId, data: Bytes) -> Result<()> {
+        terminal::write(&*self.0.running(id)?, session, data).await
+    }
+
+    async fn terminal_resize(&self, id: SandboxId, session: SessionId, cols: u32, rows: u32) -> Result<()> {
+        terminal::resize(&*self.0.running(id)?, session, cols, rows).await
+    }
+
+    async fn terminal_kill(&self, id: SandboxId, session: SessionId) -> Result<()> {
+        terminal::kill(&*self.0.running(id)?, session).await
+    }
+
+    async fn terminal_list(&self, id: SandboxId) -> Result<Vec<TerminalInfo>> {
+        terminal::list(&*self.0.running(id)?).await
     }
 
     async fn file_read(
@@ -132,8 +174,9 @@ impl Api for LocalNode {
         id: SandboxId,
         path: String,
         user: Option<String>,
-    ) -> Result<(u64, ByteStream)> {
-        file::read(&*self.0.running(id)?, path, user).await
+        range: FileRange,
+    ) -> Result<FileBody> {
+        file::read(self.0.running(id)?, path, user, range).await
     }
 
     async fn file_write(
@@ -190,6 +233,83 @@ impl Api for LocalNode {
         user: Option<String>,
     ) -> Result<()> {
         file::permissions(&*self.0.running(id)?, path, mode, user).await
+    }
+
+    async fn file_write_batch(
+        &self,
+        id: SandboxId,
+        user: Option<String>,
+        parts: BoxStream<'static, Result<BatchPart>>,
+    ) -> Result<Vec<Result<FileInfo>>> {
+        file::write_batch(self.0.running(id)?, user, parts).await
+    }
+
+    async fn file_find(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        pattern: String,
+        limit: u64,
+    ) -> Result<Found<FileMatch>> {
+        search::find(&*self.0.running(id)?, path, user, pattern, limit).await
+    }
+
+    async fn file_search(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        pattern: String,
+        limit: u64,
+    ) -> Result<Found<String>> {
+        search::search(&*self.0.running(id)?, path, user, pattern, limit).await
+    }
+
+    async fn file_replace(&self, id: SandboxId, request: FileReplace) -> Result<FileReplaced> {
+        search::replace(&*self.0.running(id)?, request).await
+    }
+
+    async fn file_watch(
+        &self,
+        id: SandboxId,
+        path: String,
+        user: Option<String>,
+        recursive: bool,
+    ) -> Result<BoxStream<'static, Result<FileChange>>> {
+        search::watch(&*self.0.running(id)?, path, user, recursive).await
+    }
+
+    async fn upload_create(&self, id: SandboxId, spec: UploadSpec) -> Result<UploadState> {
+        upload::create(&*self.0.running(id)?, spec).await
+    }
+
+    async fn upload_get(&self, id: SandboxId, upload: UploadId) -> Result<UploadState> {
+        upload::get(&*self.0.running(id)?, upload).await
+    }
+
+    async fn upload_part(
+        &self,
+        id: SandboxId,
+        upload: UploadId,
+        part: u32,
+        sha256: [u8; 32],
+        body: ByteStream,
+    ) -> Result<UploadState> {
+        upload::part(self.0.running(id)?, upload, part, sha256, body).await
+    }
+
+    async fn upload_complete(
+        &self,
+        id: SandboxId,
+        upload: UploadId,
+        whole_sha256: Option<[u8; 32]>,
+    ) -> Result<Published> {
+        upload::complete(&*self.0.running(id)?, upload, whole_sha256).await
+    }
+
+    async fn upload_abort(&self, id: SandboxId, upload: UploadId) -> Result<UploadState> {
+        upload::abort(&*self.0.running(id)?, upload).await
     }
 
     async fn shutdown(&self) {

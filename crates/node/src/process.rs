@@ -1,25 +1,29 @@
 //! Commands and processes of a machine, as calls on its agent.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use nullspace_guest_proto as proto;
 use nullspace_guest_proto::run_event::Event;
-use nullspace_node_api::{ByteStream, Captured, Command, Finished, LogStream, ProcessState};
-use nullspace_types::process::ProcessInfo;
+use nullspace_node_api::{ByteStream, Captured, Command, Finished, LogStream, ProcessEvents, ProcessState};
+use nullspace_types::process::{ProcessEvent, ProcessInfo};
 use nullspace_types::{Code, Error, Result};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use crate::guest::{PATIENCE, answered, process_error};
+use crate::follow::Follow;
+use crate::guest::{PATIENCE, answered, patient, process_error, repeated, silent};
 use crate::running::Running;
 
 /// Output of a foreground command that is held here; more of it is read from its log.
 const INLINE_LIMIT: u64 = 1 << 20;
 /// A command that ends by then is answered in one packet.
 const HOLD_MS: u64 = 50;
-/// How often a broken link is tried again before a command's end is given up.
-const ATTACH_TRIES: u32 = 3;
+/// The same for one that is followed, whose first output is waited for no longer.
+const STREAM_HOLD_MS: u64 = 20;
 
-fn request(command: Command, background: bool) -> proto::RunRequest {
+fn request(command: Command) -> proto::RunRequest {
     proto::RunRequest {
         command: command.command,
         args: command.args,
@@ -28,135 +32,112 @@ fn request(command: Command, background: bool) -> proto::RunRequest {
         envs: command.envs.into_iter().collect(),
         user: command.user.unwrap_or_default(),
         timeout_ms: command.timeout_ms.unwrap_or(0),
-        background,
-        inline_limit: INLINE_LIMIT,
-        hold_ms: HOLD_MS,
+        ..Default::default()
     }
 }
 
 /// Runs a command to its end, however often the link breaks in between.
-pub async fn run(machine: &Running, command: Command) -> Result<Finished> {
-    let patience = command.timeout_ms.map(|ms| std::time::Duration::from_millis(ms) + PATIENCE);
-    let ended = follow(machine, request(command, false));
+pub async fn run(machine: Arc<Running>, command: Command) -> Result<Finished> {
+    let patience = command.timeout_ms.map(|ms| Duration::from_millis(ms) + PATIENCE);
+    let request = proto::RunRequest { inline_limit: INLINE_LIMIT, hold_ms: HOLD_MS, ..request(command) };
+    let ended = collect(Follow::run(Arc::clone(&machine), request));
     let ended = async {
         match patience {
+            // However much it writes, as a hostile guest could forever.
             Some(patience) => tokio::time::timeout(patience, ended).await.unwrap_or_else(|_| {
-                Err(Error::new(Code::ExecFailed, "the sandbox does not answer")
-                    .suggest("try again; if it stays so, destroy the sandbox and create another"))
+                Err(silent(&Status::deadline_exceeded("the command's end did not come")))
             }),
             None => ended.await,
         }
     };
-    tokio::select! {
-        finished = ended => finished,
-        () = machine.gone() => Err(Running::lost()),
-    }
+    machine.while_there(ended).await
 }
 
-/// What has been heard of a command so far.
-#[derive(Default)]
-struct Heard {
-    pid: Option<u32>,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-    cut: bool,
-}
-
-async fn follow(machine: &Running, request: proto::RunRequest) -> Result<Finished> {
-    let mut client = machine.client()?;
-    let mut heard = Heard::default();
-    let events = client.run(request).await.map_err(|status| process_error(&status))?;
-    let mut outcome = listen(events.into_inner(), &mut heard).await;
-    for _ in 0..ATTACH_TRIES {
-        let (Err(Broken::Link(status)), Some(pid)) = (&outcome, heard.pid) else { break };
-        tracing::debug!(pid, %status, "a command is followed again after its link broke");
-        let attach = proto::AttachRequest {
-            pid,
-            stdout_offset: heard.stdout.len() as u64,
-            stderr_offset: heard.stderr.len() as u64,
-        };
-        outcome = match client.attach(attach).await {
-            Ok(events) => listen(events.into_inner(), &mut heard).await,
-            Err(status) => Err(Broken::Link(status)),
-        };
-    }
-    match outcome {
-        Ok(exited) => Ok(Finished {
-            pid: heard.pid.unwrap_or(0),
-            exit_code: exited.exit_code,
-            timed_out: exited.timed_out,
-            guest_us: exited.duration_us,
-            output: if heard.cut {
-                Captured::Log
-            } else {
-                Captured::Inline { stdout: heard.stdout, stderr: heard.stderr }
-            },
-        }),
-        Err(Broken::Command(error)) => Err(error),
-        Err(Broken::Link(status)) => Err(process_error(&status)),
-    }
-}
-
-enum Broken {
-    Command(Error),
-    Link(Status),
-}
-
-async fn listen(mut events: Streaming<proto::RunEvent>, heard: &mut Heard) -> Result<proto::Exited, Broken> {
-    while let Some(event) = events.message().await.map_err(Broken::Link)? {
-        match event.event {
-            Some(Event::Started(started)) => heard.pid = Some(started.pid),
-            // An attached stream has no bound of its own: what is too much here is left to the log.
-            Some(Event::Output(_)) if heard.cut => {}
-            Some(Event::Output(output)) => {
-                let into = if output.stream() == proto::Stream::Stderr {
-                    &mut heard.stderr
-                } else {
-                    &mut heard.stdout
-                };
+async fn collect(mut events: Follow) -> Result<Finished> {
+    let (mut pid, mut stdout, mut stderr, mut cut) = (0, Vec::new(), Vec::new(), false);
+    loop {
+        match events.next().await? {
+            Event::Started(started) => pid = started.pid,
+            // A stream that was attached anew has no bound of its own: what is too much is left to the log.
+            Event::Output(_) if cut => {}
+            Event::Output(output) => {
+                let into = if output.stream() == proto::Stream::Stderr { &mut stderr } else { &mut stdout };
                 into.extend_from_slice(&output.data);
-                heard.cut = (heard.stdout.len() + heard.stderr.len()) as u64 > INLINE_LIMIT;
+                cut = (stdout.len() + stderr.len()) as u64 > INLINE_LIMIT;
             }
-            Some(Event::OutputCut(_)) => heard.cut = true,
-            Some(Event::Exited(exited)) => return Ok(exited),
-            Some(Event::Failed(failed)) => return Err(Broken::Command(not_started(&failed))),
-            None => {}
+            Event::OutputCut(_) => cut = true,
+            Event::Exited(exited) => {
+                return Ok(Finished {
+                    pid,
+                    exit_code: exited.exit_code,
+                    timed_out: exited.timed_out,
+                    guest_us: exited.duration_us,
+                    output: if cut { Captured::Log } else { Captured::Inline { stdout, stderr } },
+                });
+            }
+            Event::Failed(failed) => return Err(Error::internal(failed.message)),
         }
-    }
-    Err(Broken::Link(Status::unavailable("the stream ended before the command")))
-}
-
-fn not_started(failed: &proto::Failed) -> Error {
-    use proto::failed::Reason;
-    match failed.reason() {
-        Reason::BadCwd | Reason::BadUser => Error::invalid(failed.message.clone()),
-        _ => Error::new(Code::ExecFailed, failed.message.clone()),
     }
 }
 
 /// Starts a command and answers its PID.
-pub async fn start(machine: &Running, command: Command) -> Result<u32> {
-    let mut client = machine.client()?;
-    let started = async {
-        let mut events = client.run(request(command, true)).await?.into_inner();
-        events.message().await
-    };
-    let first = match tokio::time::timeout(PATIENCE, started).await {
-        Ok(first) => first.map_err(|status| process_error(&status))?,
-        Err(_) => return Err(process_error(&Status::deadline_exceeded("the guest does not answer"))),
-    };
-    match first.and_then(|event| event.event) {
-        Some(Event::Started(started)) => Ok(started.pid),
-        Some(Event::Failed(failed)) => Err(not_started(&failed)),
-        _ => Err(process_error(&Status::internal("the agent did not say whether the command started"))),
+pub async fn start(machine: Arc<Running>, command: Command) -> Result<u32> {
+    let request = proto::RunRequest { background: true, ..request(command) };
+    let mut events = Follow::run(Arc::clone(&machine), request);
+    match machine.while_there(events.next()).await? {
+        Event::Started(started) => Ok(started.pid),
+        _ => Err(silent(&Status::internal("the agent did not say whether the command started"))),
     }
+}
+
+/// Starts a command with its standard input open, and follows it.
+pub async fn stream(machine: Arc<Running>, command: Command) -> Result<ProcessEvents> {
+    let request = proto::RunRequest { stdin: true, paced: true, hold_ms: STREAM_HOLD_MS, ..request(command) };
+    events(&machine, Follow::run(Arc::clone(&machine), request)).await
+}
+
+/// Follows a process from the given offsets of its two streams.
+pub async fn attach(machine: Arc<Running>, pid: u32, stdout: u64, stderr: u64) -> Result<ProcessEvents> {
+    events(&machine, Follow::attach(Arc::clone(&machine), pid, stdout, stderr)).await
+}
+
+/// The events of a process, the first of which has been heard.
+async fn events(machine: &Running, mut events: Follow) -> Result<ProcessEvents> {
+    let place = machine.place()?;
+    let first = event(machine.while_there(events.next()).await?)?;
+    let rest = stream::unfold(Some(events), |events| async {
+        let mut events = events?;
+        let item = events.next().await.and_then(event);
+        let last = !matches!(item, Ok(ProcessEvent::Started { .. } | ProcessEvent::Output { .. }));
+        Some((item, (!last).then_some(events)))
+    });
+    Ok(machine.stream(place, stream::iter([Ok(first)]).chain(rest)))
+}
+
+fn event(heard: Event) -> Result<ProcessEvent> {
+    Ok(match heard {
+        Event::Started(started) => ProcessEvent::Started { pid: started.pid },
+        Event::Output(output) => {
+            ProcessEvent::Output { stderr: output.stream() == proto::Stream::Stderr, data: output.data }
+        }
+        Event::Exited(exited) => ProcessEvent::Exited {
+            exit_code: exited.exit_code,
+            timed_out: exited.timed_out,
+            guest_us: exited.duration_us,
+        },
+        Event::OutputCut(_) | Event::Failed(_) => {
+            return Err(silent(&Status::internal(
+                "the agent left something out of a stream without a bound",
+            )));
+        }
+    })
 }
 
 /// Every process of the machine.
 pub async fn list(machine: &Running) -> Result<Vec<ProcessState>> {
-    let mut client = machine.client()?;
-    let reply = answered(client.list_processes(proto::ListProcessesRequest {})).await;
-    let reply = reply.map_err(|status| process_error(&status))?;
+    let client = machine.client()?;
+    let list = || async { client.clone().list_processes(proto::ListProcessesRequest {}).await };
+    let reply = repeated(list).await.map_err(|status| process_error(&status))?;
     let state = |process: proto::Process| ProcessState {
         exit_code: process.has_exit_code.then_some(process.exit_code),
         info: ProcessInfo { pid: process.pid, command: process.command, running: process.running },
@@ -166,20 +147,32 @@ pub async fn list(machine: &Running) -> Result<Vec<ProcessState>> {
 
 /// Kills a process group.
 pub async fn kill(machine: &Running, pid: u32) -> Result<()> {
-    let mut client = machine.client()?;
-    let reply = answered(client.kill_process(proto::KillProcessRequest { pid })).await;
-    reply.map(drop).map_err(|status| process_error(&status))
+    let client = machine.client()?;
+    let kill = || async { client.clone().kill_process(proto::KillProcessRequest { pid }).await };
+    repeated(kill).await.map(drop).map_err(|status| process_error(&status))
 }
 
-/// Writes to a process's standard input.
-pub async fn stdin(machine: &Running, pid: u32, data: Bytes) -> Result<()> {
+/// Writes to a process's standard input, and closes it behind that where asked to. Never sent twice: whether
+/// a call whose link broke was heard, nobody knows.
+pub async fn stdin(machine: &Running, pid: u32, mut data: Bytes, close: bool) -> Result<()> {
     let mut client = machine.client()?;
-    for start in (0..data.len()).step_by(proto::CHUNK_BYTES) {
-        let piece = data.slice(start..data.len().min(start + proto::CHUNK_BYTES));
-        let write = proto::WriteStdinRequest { pid, data: piece, close: false };
-        answered(client.write_stdin(write)).await.map_err(|status| process_error(&status))?;
+    loop {
+        let piece = data.split_to(data.len().min(proto::CHUNK_BYTES));
+        let last = data.is_empty();
+        let write = proto::WriteStdinRequest { pid, data: piece, close: close && last };
+        answered(client.write_stdin(write)).await.map_err(|status| match status.code() {
+            // It waits for the process to read.
+            tonic::Code::DeadlineExceeded => {
+                let secs = PATIENCE.as_secs();
+                let message = format!("process {pid} has not read its standard input for {secs} seconds");
+                Error::new(Code::ExecFailed, message).suggest("write less at once, or kill the process")
+            }
+            _ => process_error(&status),
+        })?;
+        if last {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// The recorded output of a process.
@@ -189,8 +182,11 @@ pub async fn log(machine: &Running, pid: u32, stream: LogStream) -> Result<ByteS
         LogStream::Stderr => proto::Stream::Stderr,
         LogStream::Interleaved => proto::Stream::Interleaved,
     };
+    let place = machine.place()?;
     let mut client = machine.client()?;
     let read = proto::ReadLogRequest { pid, stream: stream.into(), offset: 0 };
     let chunks = answered(client.read_log(read)).await.map_err(|status| process_error(&status))?;
-    Ok(chunks.map(|chunk| chunk.map(|chunk| chunk.data).map_err(|status| process_error(&status))).boxed())
+    let data =
+        patient(chunks).map(|chunk| chunk.map(|chunk| chunk.data).map_err(|status| process_error(&status)));
+    Ok(machine.stream(place, data))
 }

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, Stream, StreamExt};
 use nullspace_node_api::Report;
 use nullspace_types::sandbox::SandboxMetrics;
 use nullspace_types::{Code, Error};
 use nullspace_vmm::{MachineEvent, Monitor};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::Node;
 use crate::assemble::remove_parts;
@@ -30,6 +31,9 @@ const DISK_LOOK: Duration = Duration::from_secs(1);
 const DISK_ROOM_MB: u64 = 64;
 /// Samples of metrics that are kept.
 pub const SAMPLES: usize = 120;
+/// Streams out of one machine at once. Its agent takes 512 calls at once, and some must be left for those
+/// that are no streams.
+const STREAMS: usize = 384;
 
 /// A running machine, for whoever calls into it.
 pub struct Running {
@@ -38,6 +42,7 @@ pub struct Running {
     /// Samples of what it uses, newest last.
     pub samples: Mutex<VecDeque<SandboxMetrics>>,
     guest: Guest,
+    streams: Arc<Semaphore>,
     end: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
     gone: watch::Receiver<bool>,
 }
@@ -46,6 +51,11 @@ impl Running {
     /// Its agent.
     pub fn client(&self) -> Result<Client, Error> {
         self.guest.with_token(&self.record.token)
+    }
+
+    /// The way to its agent.
+    pub fn guest(&self) -> &Guest {
+        &self.guest
     }
 
     /// Ends it. Resolves when nothing of it is left.
@@ -73,6 +83,44 @@ impl Running {
         *self.gone.borrow()
     }
 
+    /// What comes of a call, unless the machine goes away in the middle of it.
+    pub async fn while_there<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            result = call => result,
+            () = self.gone() => Err(Self::lost()),
+        }
+    }
+
+    /// A place for one more stream out of the machine.
+    pub fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            let message = format!("the sandbox has {STREAMS} open streams, which is the most");
+            Error::new(Code::QuotaExceeded, message).suggest("close one of them first")
+        })
+    }
+
+    /// A stream of the guest's as it is given out: it ends with its first error, one of which is that the
+    /// machine is gone, and takes its place for as long as it is there.
+    pub fn stream<T: Send + 'static>(
+        &self,
+        place: OwnedSemaphorePermit,
+        stream: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    ) -> BoxStream<'static, Result<T, Error>> {
+        let state = Some((stream.boxed(), self.gone(), place));
+        let next = |state: Option<(BoxStream<'static, _>, BoxFuture<'static, ()>, _)>| async move {
+            let (mut stream, mut gone, place) = state?;
+            tokio::select! {
+                biased;
+                item = stream.next() => match item? {
+                    Ok(item) => Some((Ok(item), Some((stream, gone, place)))),
+                    Err(error) => Some((Err(error), None)),
+                },
+                () = &mut gone => Some((Err(Self::lost()), None)),
+            }
+        };
+        stream::unfold(state, next).boxed()
+    }
+
     /// What calls on a machine that went away in the middle of them are answered.
     pub fn lost() -> Error {
         Error::new(Code::SandboxNotReady, "the sandbox's machine ended while this was being done")
@@ -95,7 +143,8 @@ pub struct Parts {
 pub fn drive(node: Arc<Node>, record: Record, guest: Guest, parts: Parts) -> Arc<Running> {
     let (end, orders) = mpsc::channel(4);
     let (done, gone) = watch::channel(false);
-    let running = Arc::new(Running { record, samples: Mutex::default(), guest, end, gone });
+    let streams = Arc::new(Semaphore::new(STREAMS));
+    let running = Arc::new(Running { record, samples: Mutex::default(), guest, streams, end, gone });
     let name = running.record.spec.sandbox_id;
     let driver = driver(node, Arc::clone(&running), parts, orders, done);
     tokio::spawn(async move {

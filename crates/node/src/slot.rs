@@ -139,7 +139,21 @@ struct TapLink(nullspace_net::Slot);
 #[async_trait]
 impl GuestLink for TapLink {
     async fn dial(&self, deadline: Duration) -> std::io::Result<Box<dyn LinkStream>> {
-        match self.0.dial(proto::AGENT_PORT, deadline).await {
+        self.connect(proto::AGENT_PORT, deadline).await
+    }
+
+    fn has_bulk(&self) -> bool {
+        true
+    }
+
+    async fn dial_bulk(&self, deadline: Duration) -> std::io::Result<Box<dyn LinkStream>> {
+        self.connect(proto::BULK_PORT, deadline).await
+    }
+}
+
+impl TapLink {
+    async fn connect(&self, port: u16, deadline: Duration) -> std::io::Result<Box<dyn LinkStream>> {
+        match self.0.dial(port, deadline).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(nullspace_net::Error::Io { source, .. }) => Err(source),
             Err(error) => Err(std::io::Error::other(error)),
@@ -153,6 +167,14 @@ struct NoLink;
 #[async_trait]
 impl GuestLink for NoLink {
     async fn dial(&self, _: Duration) -> std::io::Result<Box<dyn LinkStream>> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn has_bulk(&self) -> bool {
+        false
+    }
+
+    async fn dial_bulk(&self, _: Duration) -> std::io::Result<Box<dyn LinkStream>> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 }

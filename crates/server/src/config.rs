@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use nullspace_domain::Limits;
+use nullspace_domain::limits::UPLOAD_PARTS_MAX;
 use serde::{Deserialize, Serialize};
 
 /// The whole file.
@@ -33,13 +34,20 @@ pub struct Config {
 pub struct ServerConfig {
     /// Address and port to listen on, unless `--listen` says otherwise.
     pub listen: SocketAddr,
-    /// Most connections at once; more wait until one closes.
+    /// Most connections at once, sockets among them; more wait until one closes.
     pub connections_max: usize,
+    /// Where callers reach the API, such as `https://api.example.com`, for the URLs that it gives out. When
+    /// absent, they begin with the `Host` that the caller asked.
+    pub public_url: Option<String>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000), connections_max: 4096 }
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000),
+            connections_max: 4096,
+            public_url: None,
+        }
     }
 }
 
@@ -91,6 +99,15 @@ impl Config {
             ),
             ("limits.exec_timeout_secs_default", 1, u64::from(limits.exec_timeout_secs_default)),
             ("limits.create_secs_max", 1, u64::from(limits.create_secs_max)),
+            ("limits.upload_bytes_max", 1, limits.upload_bytes_max),
+            (
+                "limits.upload_part_bytes",
+                limits.upload_bytes_max.div_ceil(UPLOAD_PARTS_MAX),
+                limits.upload_part_bytes,
+            ),
+            ("limits.upload_concurrency_max", 1, u64::from(limits.upload_concurrency_max)),
+            ("limits.upload_staging_bytes_max", 1, limits.upload_staging_bytes_max),
+            ("limits.upload_secs_max", 1, u64::from(limits.upload_secs_max)),
             ("server.connections_max", 1, self.server.connections_max as u64),
         ] {
             anyhow::ensure!(high >= low, "{name} must be at least {low}, got {high}");
@@ -102,8 +119,28 @@ impl Config {
             "limits.timeout_ms_max must be at most {years}, got {}",
             limits.timeout_ms_max
         );
+        if let Some(url) = &self.server.public_url {
+            check_public_url(url)?;
+        }
         Ok(())
     }
+}
+
+/// What is put before a path must be a URL that has none of what comes behind one.
+fn check_public_url(url: &str) -> anyhow::Result<()> {
+    let parsed = url.parse::<http::Uri>().ok().filter(|parsed| {
+        let authority = parsed.authority().map_or("", http::uri::Authority::as_str);
+        matches!(parsed.scheme_str(), Some("http" | "https"))
+            && !authority.is_empty()
+            && !authority.contains('@')
+            && parsed.query().is_none()
+            && !url.contains('#')
+    });
+    anyhow::ensure!(
+        parsed.is_some(),
+        "server.public_url must be an http or https URL without a user, query or fragment, got {url:?}"
+    );
+    Ok(())
 }
 
 /// Where the image is: as configured, beside the program, or in the cache.
@@ -140,6 +177,14 @@ mod tests {
             ("[server]\nlisten = 5", "listen"),
             ("[limits]\nvcpus_max = 0", "limits.vcpus_max must be at least 1, got 0"),
             ("[limits]\nmemory_mb_max = 128", "limits.memory_mb_max must be at least 256, got 128"),
+            (
+                "[limits]\nupload_part_bytes = 1024",
+                "limits.upload_part_bytes must be at least 687195, got 1024",
+            ),
+            ("[server]\npublic_url = \"example.com\"", "server.public_url must be an http or https URL"),
+            ("[server]\npublic_url = \"https://u@example.com\"", "server.public_url"),
+            ("[server]\npublic_url = \"https://example.com/?x\"", "server.public_url"),
+            ("[server]\npublic_url = \"ftp://example.com\"", "server.public_url"),
             ("[node]\nmax_machine = 3", "max_machine"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
@@ -152,5 +197,6 @@ mod tests {
         assert_eq!(Config::parse("").unwrap(), Config::default());
         let text = toml::to_string(&Config::default()).unwrap();
         assert_eq!(Config::parse(&text).unwrap(), Config::default());
+        assert!(Config::parse("[server]\npublic_url = \"https://example.com/nullspace/\"").is_ok());
     }
 }

@@ -1,5 +1,6 @@
 //! The HTTP side of the server: accepts connections, serves each in a task of its own, and lets them
-//! end when the server stops. Owns the listener and the connections; knows nothing of what is served.
+//! end when the server stops; sockets are cut then. Owns the listener and the connections; knows nothing of
+//! what is served.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::leash::{Leashed, leashed};
 
 /// How long a client may take to send a request's head. It also ends a connection that was idle as
 /// long; clients expect to keep one for at least 5 seconds.
@@ -58,6 +61,20 @@ async fn serve_connection(stream: TcpStream, router: axum::Router, stop: Cancell
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
+    let (stream, leash) = leashed(stream);
+    speak(stream, router, &stop).await;
+    // One that became a socket is now somebody else's, and has no end of its own.
+    tokio::select! {
+        () = leash.dropped() => {}
+        () = stop.cancelled() => {
+            leash.cut();
+            leash.dropped().await;
+        }
+    }
+}
+
+/// Serves requests until there are no more, or the connection has become a socket.
+async fn speak(stream: Leashed<TcpStream>, router: axum::Router, stop: &CancellationToken) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -13,6 +13,7 @@ mod data_dir;
 pub mod doctor;
 mod http;
 mod key;
+mod leash;
 mod log;
 mod run;
 mod server;

@@ -131,7 +131,8 @@ impl Server {
             .with_context(|| format!("cannot listen on {listen}; choose another with --listen"))?;
         let address = listener.local_addr()?;
 
-        let app = App::new(Authenticator::new(store.clone()));
+        let authenticator = Authenticator::open(store.clone()).await.map_err(with_context)?;
+        let app = App::new(authenticator, options.config.server.public_url.clone());
         let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
         let serving = http::serve(
             listener,

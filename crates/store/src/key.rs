@@ -59,6 +59,9 @@ pub trait KeyStore: Send + Sync {
     /// The key with this digest, revoked or not.
     async fn key_find(&self, secret_hash: &[u8; 32]) -> Result<Option<KeyRow>>;
 
+    /// The key with this ID, revoked or not.
+    async fn key_get(&self, id: KeyId) -> Result<Option<Key>>;
+
     /// Every key, revoked ones too, oldest first; of one tenant if given.
     async fn key_list(&self, tenant: Option<TenantId>) -> Result<Vec<Key>>;
 

@@ -1,5 +1,5 @@
 //! What must outlive the process: tenants and API keys, what was asked for and seen of every sandbox,
-//! idempotency keys, and the log of lifecycle events. One set of traits, two engines behind them
+//! idempotency keys, the log of lifecycle events, and the secrets that the server signs with. One set of traits, two engines behind them
 //! (SQLite for one host, PostgreSQL for many), one contract suite that both must pass.
 //!
 //! Who owns what: of a [`sandbox::SandboxRow`], control writes [`sandbox::Desired`]; what a node reported
@@ -9,7 +9,7 @@
 //!
 //! Every query on behalf of a user carries the tenant; the few that span tenants say so.
 //!
-//! Deliberately absent: rules (`domain` has them), retries of the caller's intent, anything secret in the
+//! Deliberately absent: rules (`domain` has them), retries of the caller's intent, any caller's secret in the
 //! clear, and any SQL outside of this crate.
 
 mod canonical;
@@ -19,6 +19,7 @@ pub mod idempotency;
 pub mod key;
 mod postgres;
 pub mod sandbox;
+pub mod secret;
 mod sqlite;
 
 use std::sync::Arc;
@@ -31,10 +32,13 @@ pub use event::EventStore;
 pub use idempotency::IdempotencyStore;
 pub use key::KeyStore;
 pub use sandbox::SandboxStore;
+pub use secret::SecretStore;
 
 /// The whole store, as one handle: `Arc<dyn Store>`.
 #[async_trait]
-pub trait Store: KeyStore + SandboxStore + EventStore + IdempotencyStore + Send + Sync + 'static {
+pub trait Store:
+    KeyStore + SandboxStore + EventStore + IdempotencyStore + SecretStore + Send + Sync + 'static
+{
     /// Ok when the database answers.
     async fn ping(&self) -> Result<()>;
 

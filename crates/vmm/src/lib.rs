@@ -2,23 +2,27 @@
 //! running machine. Two drivers: [`qemu`], and [`fake`] for tests of everything above.
 //!
 //! A machine is booted only to make a checkpoint. Every other one is restored copy-on-write from a
-//! checkpoint: private pages over its immutable memory, an empty disk layer over its frozen ones.
+//! checkpoint: private pages over its immutable memory, an empty disk layer over its frozen ones. A
+//! restored machine can be captured in its turn, in one short pause, and goes on: the pages it has
+//! changed (a [`Delta`]), its devices, and its disk layer, which freezes under a new one.
 //!
 //! This crate knows nothing of sandboxes, templates or the agent's protocol, and keeps no files: it
 //! is told where everything stands.
 
+mod delta;
 pub mod fake;
 mod memory;
 pub mod qemu;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use delta::{Buffer, Delta};
 pub use memory::Memory;
 
 /// Why a machine could not be made or used.
@@ -44,6 +48,14 @@ pub enum Error {
     /// A checkpoint that this monitor cannot restore, naming the difference.
     #[error("the checkpoint does not fit: {0}")]
     Incompatible(String),
+    /// A file is not what was once written to it.
+    #[error("{} is damaged: {reason}", path.display())]
+    Corrupted {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file of the machine's could not be used.
     #[error("{what}")]
     File {
@@ -64,6 +76,12 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> LinkStream 
 pub trait GuestLink: Send + Sync {
     /// Opens a new stream. The guest may still be waking: this waits for at most `deadline`.
     async fn dial(&self, deadline: Duration) -> std::io::Result<Box<dyn LinkStream>>;
+
+    /// Whether the agent has a lane for bulk data.
+    fn has_bulk(&self) -> bool;
+
+    /// Opens a connection of that lane.
+    async fn dial_bulk(&self, deadline: Duration) -> std::io::Result<Box<dyn LinkStream>>;
 }
 
 /// What a driver is, for the record of a checkpoint and for people.
@@ -79,6 +97,25 @@ pub struct Description {
     pub cpu: String,
     /// `kvm`, `tcg` or `none`.
     pub acceleration: String,
+}
+
+impl Description {
+    /// Refuses to restore what another driver, monitor or processor captured, naming the difference.
+    pub fn accept(&self, captured: &Self) -> Result<(), Error> {
+        let parts = [
+            ("driver", &captured.driver, &self.driver),
+            ("version of its monitor", &captured.version, &self.version),
+            ("machine type", &captured.machine, &self.machine),
+            ("processor model", &captured.cpu, &self.cpu),
+            ("acceleration", &captured.acceleration, &self.acceleration),
+        ];
+        match parts.into_iter().find(|(_, then, now)| then != now) {
+            None => Ok(()),
+            Some((what, then, now)) => {
+                Err(Error::Incompatible(format!("the {what} was {then} and is {now} here")))
+            }
+        }
+    }
 }
 
 /// What a machine is made of.
@@ -133,6 +170,15 @@ pub struct Handle {
     pub directory: PathBuf,
 }
 
+/// A disk layer that a machine has open, to become its top: see [`Monitor::add_layer`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// What the driver calls it.
+    pub(crate) name: String,
+    /// Its size.
+    pub(crate) bytes: u64,
+}
+
 /// Something a machine did by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MachineEvent {
@@ -157,13 +203,14 @@ pub trait Vmm: Send + Sync {
         memory: &Memory,
     ) -> Result<Arc<dyn Monitor>, Error>;
 
-    /// Restores a machine over a sealed memory and a device state. It stands still until
-    /// [`Monitor::resume`].
+    /// Restores a machine over a sealed memory and a device state; with a delta, over that memory with
+    /// the delta's pages in place of its own. It stands still until [`Monitor::resume`].
     async fn restore(
         &self,
         hardware: &Hardware,
         placement: Placement,
         memory: &Memory,
+        delta: Option<Arc<Delta>>,
         devices: std::fs::File,
     ) -> Result<Arc<dyn Monitor>, Error>;
 
@@ -171,7 +218,7 @@ pub trait Vmm: Send + Sync {
     async fn reattach(&self, handle: &Handle, link: Arc<dyn GuestLink>) -> Result<Arc<dyn Monitor>, Error>;
 
     /// Makes an empty layer over a base of `bytes`.
-    async fn make_layer(&self, path: &std::path::Path, bytes: u64) -> Result<(), Error>;
+    async fn make_layer(&self, path: &Path, bytes: u64) -> Result<(), Error>;
 
     /// Ends a machine that nobody holds, as far as it still is there, and its control group.
     async fn remove(&self, handle: &Handle) -> Result<(), Error>;
@@ -196,11 +243,34 @@ pub trait Monitor: Send + Sync {
     /// Lets it run.
     async fn resume(&self) -> Result<(), Error>;
 
-    /// Stops it, its disk writes completed.
+    /// Stops it, its disk writes completed and on the host's disk; whoever wants it to stand still for a
+    /// short time only syncs the file of its top layer before.
     async fn pause(&self) -> Result<(), Error>;
 
     /// Writes the state of a paused machine's devices, all but memory, to a file.
     async fn save_devices(&self, to: std::fs::File) -> Result<(), Error>;
+
+    /// Room for what a machine with `memory_mb` MiB has changed of its memory by now, to be made while it
+    /// still runs: memory that nobody has touched yet costs more than copying into it.
+    async fn make_buffer(&self, memory_mb: u32) -> Result<Buffer, Error>;
+
+    /// Copies out of a paused machine what it has changed since the sealed memory that it was once restored
+    /// over; more than it has memory is never taken. One that was booted has its memory shared, and is
+    /// refused.
+    async fn changed_memory(&self, buffer: Buffer) -> Result<Delta, Error>;
+
+    /// Opens an empty layer, made by [`Vmm::make_layer`], that is to become the top of its disk, and gives
+    /// it the disk's size. It may run meanwhile. The layer goes to [`Monitor::freeze_disk`] or to
+    /// [`Monitor::drop_layer`].
+    async fn add_layer(&self, path: &Path) -> Result<Layer, Error>;
+
+    /// Puts the layer on top of a paused machine's disk. What was the top is complete then, and this
+    /// machine never writes to it again, so that others may be restored over it. If it is refused, the
+    /// layer is closed and the disk is as it was.
+    async fn freeze_disk(&self, layer: Layer) -> Result<(), Error>;
+
+    /// Closes a layer that does not become the top after all.
+    async fn drop_layer(&self, layer: Layer) -> Result<(), Error>;
 
     /// Grows its disk to `bytes`.
     async fn resize_disk(&self, bytes: u64) -> Result<(), Error>;
@@ -216,4 +286,21 @@ pub trait Monitor: Send + Sync {
 
     /// The last it wrote to its console, for finding out why it did not start.
     async fn console(&self) -> String;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_monitor_captured_is_refused_by_the_name_of_the_difference() {
+        let words = ["qemu", "7.2.22", "pc", "max", "tcg"].map(str::to_owned);
+        let [driver, version, machine, cpu, acceleration] = words;
+        let here = Description { driver, version, machine, cpu, acceleration };
+        here.accept(&here.clone()).unwrap();
+        let refused = here.accept(&Description { version: "7.2.19".into(), ..here.clone() }).unwrap_err();
+        let text = "the checkpoint does not fit: the version of its monitor was 7.2.19 and is 7.2.22 here";
+        assert_eq!(refused.to_string(), text);
+        assert!(here.accept(&Description { acceleration: "kvm".into(), ..here.clone() }).is_err());
+    }
 }

@@ -5,6 +5,7 @@
 //! clone for writing even where it maps it privately, so file permissions cannot keep a monitor
 //! that a guest has taken over from changing what all later sandboxes start from; the seal does.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +17,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek64};
 
 /// Copies are made in pieces of this many bytes; a piece of zeros is left out.
-const PIECE: usize = 64 << 10;
+pub(crate) const PIECE: usize = 64 << 10;
+
+/// What the kernel calls the file, in the list of a process's mappings for one.
+pub(crate) const NAME: &CStr = c"nullspace-memory";
 
 /// The memory of a machine.
 #[derive(Debug)]
@@ -27,7 +31,7 @@ pub struct Memory {
 impl Memory {
     /// Fresh memory of so many MiB, all zeros.
     pub fn new(mebibytes: u32) -> io::Result<Self> {
-        let fd = memfd_create(c"nullspace-memory", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let fd = memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let file = File::from(fd);
         file.set_len(u64::from(mebibytes) << 20)?;
         Ok(Self { file })

@@ -12,7 +12,9 @@ use nullspace_store::key::{KeyRow, NewKey, TenantRow};
 use nullspace_store::sandbox::{
     Change, Destruction, Insertion, NewSandbox, Observation, SandboxCounts, SandboxFilter, SandboxRow, Window,
 };
-use nullspace_store::{Error, EventStore, IdempotencyStore, KeyStore, Result, SandboxStore, Store};
+use nullspace_store::{
+    Error, EventStore, IdempotencyStore, KeyStore, Result, SandboxStore, SecretStore, Store,
+};
 use nullspace_types::event::LifecycleEvent;
 use nullspace_types::id::{EventId, KeyId, SandboxId, TenantId};
 use nullspace_types::key::Key;
@@ -150,6 +152,10 @@ impl KeyStore for FullStore {
         self.inner.key_find(secret_hash).await
     }
 
+    async fn key_get(&self, id: KeyId) -> Result<Option<Key>> {
+        self.inner.key_get(id).await
+    }
+
     async fn key_list(&self, tenant: Option<TenantId>) -> Result<Vec<Key>> {
         self.inner.key_list(tenant).await
     }
@@ -182,6 +188,13 @@ impl EventStore for FullStore {
 impl IdempotencyStore for FullStore {
     async fn idempotency_prune(&self, before: Timestamp) -> Result<u64> {
         self.inner.idempotency_prune(before).await
+    }
+}
+
+#[async_trait]
+impl SecretStore for FullStore {
+    async fn secret_ensure(&self, name: &str, candidate: &[u8; 32]) -> Result<[u8; 32]> {
+        self.inner.secret_ensure(name, candidate).await
     }
 }
 

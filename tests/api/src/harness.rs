@@ -22,6 +22,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::fake_node::FakeHost;
+use crate::socket::Socket;
 
 /// What a request was answered with.
 #[derive(Debug)]
@@ -290,6 +291,16 @@ impl Harness {
     pub async fn create_with_key(&self, key: &str, body: Value) -> Answer {
         self.send(self.request(Method::POST, "/v1/sandboxes").header("Idempotency-Key", key).json(&body))
             .await
+    }
+
+    /// Opens a sandbox's socket.
+    pub async fn socket(&self, id: &str) -> Socket {
+        Socket::open(&self.base, &format!("/v1/sandboxes/{id}/ws"), &self.key).await
+    }
+
+    /// A request without a key to build upon, for URLs that the server has given out.
+    pub fn bare(&self, method: Method, url: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, url)
     }
 
     /// Makes a sandbox and answers its ID.

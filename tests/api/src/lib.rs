@@ -4,7 +4,9 @@
 pub mod fake_node;
 pub mod full_store;
 pub mod harness;
+pub mod socket;
 
 pub use fake_node::{FakeHost, Point};
 pub use full_store::FullStore;
 pub use harness::{Answer, Harness};
+pub use socket::Socket;

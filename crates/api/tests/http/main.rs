@@ -1,6 +1,8 @@
 //! The routes, from outside, over an implementation that answers at once.
 
 mod fake;
+mod file;
+mod socket;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -66,7 +68,11 @@ fn operations(id: &str) -> Vec<(String, String)> {
     let mut operations = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
-            let path = path.replace("{sandbox_id}", id).replace("{pid}", "1");
+            let path = path.replace("{sandbox_id}", id).replace("{pid}", "1").replace("{part}", "0");
+            let digits = id.rsplit('_').next().unwrap();
+            let path = path
+                .replace("{session_id}", &format!("ses_{digits}"))
+                .replace("{upload_id}", &format!("up_{digits}"));
             operations.push((method.to_uppercase(), path));
         }
     }
@@ -102,10 +108,16 @@ async fn what_is_no_id_answers_like_an_id_that_nothing_has() {
     let fake = Fake::new();
     let missing = SandboxId::new().to_string();
     let body = json!({ "command": "x", "timeout_ms": 1, "path": "/x", "content": "", "data": "",
-        "old_path": "/x", "new_path": "/y", "permissions": "644" });
+        "old_path": "/x", "new_path": "/y", "permissions": "644", "pattern": "x", "files": [], "replacement": "",
+        "cols": 1, "rows": 1, "kind": "file", "source_kind": "restartable_file", "target_path": "/x",
+        "content_length": 1 });
     for id in [missing.as_str(), "sb_1", "snap_00000000000000000000000000000000", "%ff", "a%2Fb"] {
         for (method, path) in operations(id) {
-            if !path.contains(id) {
+            // A form is not JSON, and a part has a checksum: both are looked at first.
+            let form = path.contains("/parts/")
+                || path.ends_with("/batch-write")
+                || (method == "POST" && path.ends_with("/file"));
+            if !path.contains(id) || form {
                 continue;
             }
             let (status, code, message) = ask(&fake, &method, &path, body.to_string()).await.error();

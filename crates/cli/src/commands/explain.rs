@@ -23,10 +23,11 @@ impl Explain {
         };
         // People copy it as they see it: in a URL it has hyphens.
         let name = code.to_lowercase().replace('-', "_");
-        let page = pages::find(&name).ok_or_else(|| Failure::NotFound {
+        let page = pages::find(&name).ok_or_else(|| Failure::Local {
             code: "not_found",
             message: format!("there is no page about an error code {code:?}"),
             hint: Some("see which there are with `nullspace explain`".to_owned()),
+            details: None,
         })?;
         printer::page(page)?;
         Ok(0)

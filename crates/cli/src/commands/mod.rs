@@ -2,14 +2,19 @@
 //! hands the answer to the printer.
 
 mod doctor;
+mod download;
 mod explain;
 mod file;
 mod key;
 mod process;
+mod process_stream;
 mod sandbox;
 mod sandbox_create;
 mod server;
 mod template;
+mod terminal;
+mod upload;
+mod upload_plan;
 
 use clap::{Parser, Subcommand};
 

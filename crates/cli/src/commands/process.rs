@@ -1,20 +1,22 @@
-//! `nullspace sandbox exec` and `nullspace sandbox process`.
+//! `nullspace sandbox exec` and `nullspace sandbox process`. Following a process is in
+//! `process_stream`.
 
 use clap::{Args, Subcommand};
 use nullspace_types::process::ExecRequest;
 use serde::Serialize;
 
+use super::process_stream::{Attach, CodeRun, Stream};
 use super::sandbox::Target;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{self, Cell, Mood};
 use crate::session::stdin::Stdin;
 use crate::{exit, options, session};
 
+/// A command to run, and where.
 #[derive(Args)]
-#[command(override_usage = "nullspace sandbox exec [OPTIONS] <SANDBOX> <COMMAND> [ARGS]...")]
-pub(crate) struct Exec {
+pub(crate) struct Run {
     #[command(flatten)]
-    target: Target,
+    pub(crate) target: Target,
     /// The program; with --shell, a line for the shell.
     #[arg(value_name = "COMMAND")]
     command: String,
@@ -33,6 +35,13 @@ pub(crate) struct Exec {
     /// Hand the command to the sandbox's shell.
     #[arg(long)]
     shell: bool,
+}
+
+#[derive(Args)]
+#[command(override_usage = "nullspace sandbox exec [OPTIONS] <SANDBOX> <COMMAND> [ARGS]...")]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    run: Run,
     /// Start it and do not wait.
     #[arg(long)]
     background: bool,
@@ -57,6 +66,15 @@ pub(crate) enum Command {
     Stdin(One),
     /// Kill a process and its group.
     Kill(One),
+    /// Run a command, print what it writes as it writes it, and exit with its status.
+    ///
+    /// Options may stand before or behind the command, as for `sandbox exec`. When the connection breaks
+    /// it is made again, and the output goes on where it broke. Interrupted, the command runs on.
+    Stream(Stream),
+    /// Print all that a process has written and what it writes, and exit with its status.
+    Attach(Attach),
+    /// Run a piece of code and exit with its status.
+    CodeRun(CodeRun),
 }
 
 #[derive(Args)]
@@ -71,11 +89,8 @@ pub(crate) struct One {
     json: bool,
 }
 
-impl Exec {
-    pub(crate) fn run(self) -> Outcome {
-        let id = self.target.sandbox;
-        #[expect(clippy::cast_precision_loss, reason = "bounded by its parser")]
-        let timeout_secs = self.timeout as f64 / 1000.0;
+impl Run {
+    pub(crate) fn into_request(self) -> (String, ExecRequest) {
         let request = ExecRequest {
             command: self.command,
             args: Some(self.args).filter(|args| !args.is_empty()),
@@ -83,9 +98,22 @@ impl Exec {
             cwd: self.cwd,
             envs: if self.env.is_empty() { None } else { Some(self.env.into_iter().collect()) },
             user: None,
-            timeout_secs: Some(timeout_secs),
+            timeout_secs: Some(as_seconds(self.timeout)),
             background: None,
         };
+        (self.target.sandbox, request)
+    }
+}
+
+/// What [`options::seconds`] made milliseconds of.
+#[expect(clippy::cast_precision_loss, reason = "bounded by its parser")]
+pub(crate) fn as_seconds(milliseconds: i64) -> f64 {
+    milliseconds as f64 / 1000.0
+}
+
+impl Exec {
+    pub(crate) fn run(self) -> Outcome {
+        let (id, request) = self.run.into_request();
         session::run(async |client| {
             let left = format!("the command may still run: see `nullspace sandbox process list {id}`");
             if self.background {
@@ -117,6 +145,9 @@ impl Command {
             Self::Logs(one) => one.logs(),
             Self::Stdin(one) => one.stdin(),
             Self::Kill(one) => one.kill(),
+            Self::Stream(stream) => stream.run(),
+            Self::Attach(attach) => attach.run(),
+            Self::CodeRun(code) => code.run(),
         }
     }
 }
@@ -180,7 +211,7 @@ impl One {
             let mut stdin = Stdin::open()?;
             let mut bytes_sent = 0;
             let mut split = Vec::new();
-            while let Some(chunk) = session::quietly(stdin.next()).await? {
+            while let Some(chunk) = session::quietly(None, stdin.next()).await? {
                 split.extend_from_slice(&chunk);
                 let text = whole_characters(&mut split)?;
                 if !text.is_empty() {

@@ -9,7 +9,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::{file, process, sandbox_create};
+use super::{download, file, process, sandbox_create, terminal, upload};
 use crate::failure::Outcome;
 use crate::printer::{self, Cell, Mood};
 use crate::{options, session};
@@ -40,6 +40,19 @@ pub(crate) enum Command {
     /// Processes in a sandbox.
     #[command(subcommand)]
     Process(process::Command),
+    /// Terminal sessions in a sandbox.
+    #[command(subcommand)]
+    Pty(terminal::Command),
+    /// Upload a file, a directory, or standard input.
+    ///
+    /// What is large goes in parts, each with its checksum: an upload that is interrupted goes on where it
+    /// stopped with --resume. A directory is packed first, without what its `.nullspaceignore` and --exclude
+    /// name.
+    Upload(Box<upload::Upload>),
+    /// Download a file.
+    ///
+    /// A connection that breaks is made again, and the download goes on where it broke.
+    Download(download::Download),
 }
 
 /// The sandbox a command is about.
@@ -176,6 +189,9 @@ impl Command {
             Self::Timeout(timeout) => timeout.run(),
             Self::File(command) => command.run(),
             Self::Process(command) => command.run(),
+            Self::Pty(command) => command.run(),
+            Self::Upload(upload) => upload.run(),
+            Self::Download(download) => download.run(),
         }
     }
 }

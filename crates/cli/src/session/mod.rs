@@ -1,6 +1,8 @@
 //! The setting in which a client command runs: one configured client, one small runtime, and what
 //! happens while it waits: a sign of life on a terminal, and Ctrl-C.
 
+pub(crate) mod detach;
+pub(crate) mod raw;
 pub(crate) mod stdin;
 
 use std::future::Future;
@@ -49,10 +51,13 @@ pub(crate) async fn wait<T, E: Into<Failure>>(
     }
 }
 
-/// Waits for a person or a pipe, so without a sign of life; Ctrl-C still ends it.
-pub(crate) async fn quietly<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+/// Waits for a person or a pipe, so without a sign of life; Ctrl-C still ends it. `left` as in [`wait`].
+pub(crate) async fn quietly<T>(
+    left: Option<&str>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     tokio::select! {
         done = work => done,
-        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted { left: None }),
+        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted { left: left.map(str::to_owned) }),
     }
 }

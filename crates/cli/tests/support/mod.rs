@@ -1,4 +1,4 @@
-//! A server of canned answers, and the program run against it in a world of its own: an empty home,
+//! A server of canned answers and scripted sockets, and the program run against it in a world of its own: an empty home,
 //! an empty directory, no variables but what the test gives.
 
 #![allow(dead_code, reason = "every test file takes what it needs")]
@@ -10,6 +10,11 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
+use serde_json::Value;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
+use tokio_tungstenite::tungstenite::{Error as WireError, Message};
+
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -20,7 +25,8 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// An answer: a status, headers, a body.
+/// An answer: a status, headers, a body. A `content-length` among the headers is taken as it is, true or
+/// not.
 pub struct Answer(pub u16, pub Vec<(&'static str, String)>, pub Vec<u8>);
 
 impl Answer {
@@ -30,6 +36,39 @@ impl Answer {
 }
 
 type Route = dyn Fn(&Request) -> Answer + Send + Sync;
+type Talk = dyn Fn(&mut Socket<'_>) + Send + Sync;
+
+/// The server's end of a socket.
+pub struct Socket<'a> {
+    wire: WebSocket<&'a TcpStream>,
+    /// How many sockets there were before this one.
+    pub number: usize,
+    id: Value,
+}
+
+impl Socket<'_> {
+    /// The next frame; `None` when the program has closed the socket.
+    pub fn next(&mut self) -> Option<Value> {
+        loop {
+            match self.wire.read() {
+                Ok(Message::Text(text)) => {
+                    let frame: Value = serde_json::from_str(&text).unwrap();
+                    self.id = frame["id"].clone();
+                    return Some(frame);
+                }
+                Ok(Message::Close(_)) | Err(WireError::ConnectionClosed) => return None,
+                Ok(_) => {}
+                Err(error) => panic!("the program broke the socket: {error}"),
+            }
+        }
+    }
+
+    /// Says something in answer to the last frame.
+    pub fn send(&mut self, mut frame: Value) {
+        frame["id"] = self.id.clone();
+        self.wire.send(Message::text(frame.to_string())).unwrap();
+    }
+}
 
 /// Answers until the test ends. Every connection carries one request.
 pub struct Server {
@@ -40,15 +79,28 @@ pub struct Server {
 
 impl Server {
     pub fn start(route: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_with_sockets(route, |_| panic!("nobody expected a socket"))
+    }
+
+    /// A server that only talks over sockets.
+    pub fn talking(talk: impl Fn(&mut Socket<'_>) + Send + Sync + 'static) -> Self {
+        Self::start_with_sockets(|request| panic!("nobody expected {}", request.line), talk)
+    }
+
+    pub fn start_with_sockets(
+        route: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+        talk: impl Fn(&mut Socket<'_>) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let route: Arc<Route> = Arc::new(route);
+        let talk: Arc<Talk> = Arc::new(talk);
         let record = seen.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (route, record) = (route.clone(), record.clone());
-                std::thread::spawn(move || serve(&stream, &*route, &record));
+                let (route, talk, record) = (route.clone(), talk.clone(), record.clone());
+                std::thread::spawn(move || serve(&stream, &*route, &*talk, &record));
             }
         });
         Self { url, seen, home: tempfile::tempdir().unwrap() }
@@ -67,6 +119,11 @@ impl Server {
     pub fn body_of(&self, line: &str) -> Vec<u8> {
         let seen = self.seen.lock().unwrap();
         seen.iter().rev().find(|request| request.line == line).expect("a request").body.clone()
+    }
+
+    /// The directory in which the program runs.
+    pub fn dir(&self) -> &std::path::Path {
+        self.home.path()
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -94,12 +151,31 @@ impl Server {
     }
 }
 
-fn serve(stream: &TcpStream, route: &Route, record: &Mutex<Vec<Request>>) {
+fn serve(stream: &TcpStream, route: &Route, talk: &Talk, record: &Mutex<Vec<Request>>) {
     let mut reader = BufReader::new(stream);
     let Some(request) = read(&mut reader) else { return };
-    record.lock().unwrap().push(request.clone());
+    let is_socket = |request: &&Request| request.headers.contains_key("sec-websocket-key");
+    let number = {
+        let mut record = record.lock().unwrap();
+        record.push(request.clone());
+        record.iter().filter(is_socket).count()
+    };
+    if let Some(key) = request.headers.get("sec-websocket-key") {
+        let proof = derive_accept_key(key.as_bytes());
+        let head = format!(
+            "HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {proof}\r\n\r\n"
+        );
+        let mut stream = stream;
+        stream.write_all(head.as_bytes()).unwrap();
+        let wire = WebSocket::from_raw_socket(stream, Role::Server, None);
+        talk(&mut Socket { wire, number: number - 1, id: Value::Null });
+        return;
+    }
     let Answer(status, headers, body) = route(&request);
-    let mut head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    let mut head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\n");
+    if !headers.iter().any(|(name, _)| *name == "content-length") {
+        write!(head, "content-length: {}\r\n", body.len()).unwrap();
+    }
     for (name, value) in headers {
         write!(head, "{name}: {value}\r\n").unwrap();
     }

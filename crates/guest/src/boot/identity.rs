@@ -15,6 +15,9 @@ pub const HOSTNAME: &str = "/etc/hostname";
 pub const HOSTS: &str = "/etc/hosts";
 pub const MACHINE_ID: &str = "/etc/machine-id";
 pub const BOOT_ID: &str = "/run/nullspace/boot_id";
+/// Where the guest's SSH server is configured to find its key; the public one beside it.
+pub const SSH_HOST_KEY: &str = "/run/nullspace/ssh_host_ed25519_key";
+pub const SSH_HOST_KEY_PUBLIC: &str = "/run/nullspace/ssh_host_ed25519_key.pub";
 pub const BOOT_ID_SHOWN: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The kernel calls itself that until it is told better, if nothing else is said.

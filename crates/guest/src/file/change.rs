@@ -69,7 +69,8 @@ fn move_across(old: &Path, new: &Path) -> Result<(), Status> {
             new.display()
         )));
     }
-    let (mut copy, temporary) = temporary_beside(new).map_err(|error| status(&error, new))?;
+    let (mut copy, temporary) =
+        temporary_beside(new, new.symlink_metadata().is_ok(), 0o600).map_err(|error| status(&error, new))?;
     let moved = (|| -> io::Result<()> {
         io::copy(&mut File::open(old)?, &mut copy)?;
         fchown(&copy, Some(metadata.uid()), Some(metadata.gid()))?;

@@ -6,16 +6,24 @@
 //! disk; whether they run on the agent's thread or another is decided where they are called, by
 //! `Mounts::run`.
 
+pub mod batch;
 pub mod change;
+pub mod find;
 pub mod list;
 pub mod read;
-mod remove;
+pub mod remove;
+pub mod replace;
+pub mod search;
 pub mod stream;
+mod walk;
+pub mod watch;
 pub mod write;
 
-use std::fs::Metadata;
+use std::ffi::OsStr;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nullspace_guest_proto as pb;
@@ -25,6 +33,51 @@ use crate::account::{Account, Accounts};
 
 /// Bytes up to which a file is read or written on the agent's own thread.
 pub const SMALL_BYTES: u64 = 1 << 20;
+
+/// How the names begin under which things wait until they are put in place, or taken away. Lists,
+/// searches and watches do not show them.
+pub const HIDDEN: &str = ".nullspace-write-";
+
+/// Bytes of a pattern that is looked for.
+const PATTERN_BYTES: usize = 64 << 10;
+
+/// Whether a name is one of those.
+pub fn is_hidden(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(HIDDEN.as_bytes())
+}
+
+/// Who is meant by the name of a user; none when nobody was named.
+pub fn owner(user: &str) -> Result<Option<Account>, Status> {
+    match user.trim() {
+        "" => Ok(None),
+        user => Account::find(user)
+            .map(Some)
+            .ok_or_else(|| Status::invalid_argument(format!("there is no user {user}"))),
+    }
+}
+
+/// Opens to read in a way that waits for nobody, whatever the path is. `flags`: of open(2), besides.
+fn open_to_read(path: &Path, flags: i32) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | flags).open(path)
+}
+
+fn check_pattern(pattern: &str) -> Result<(), Status> {
+    if pattern.is_empty() {
+        return Err(Status::invalid_argument("pattern is empty"));
+    }
+    if pattern.len() > PATTERN_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "pattern has {} bytes; at most {PATTERN_BYTES}",
+            pattern.len()
+        )));
+    }
+    Ok(())
+}
+
+/// When the content last changed, in nanoseconds since the epoch.
+fn modified_ns(metadata: &Metadata) -> i64 {
+    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
+}
 
 /// What to tell about an error that the kernel gave for `path`.
 pub fn status(error: &io::Error, path: &Path) -> Status {
@@ -73,7 +126,7 @@ pub fn info(path: &Path, metadata: &Metadata, accounts: &Accounts) -> pb::FileIn
         mode: metadata.permissions().mode() & 0o7777,
         owner: accounts.user_name(metadata.uid()),
         group: accounts.group_name(metadata.gid()),
-        modified_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
+        modified_ns: modified_ns(metadata),
         symlink_target,
     }
 }

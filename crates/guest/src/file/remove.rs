@@ -15,6 +15,8 @@ use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::HIDDEN;
+
 const DEPTH: usize = 64;
 
 /// Removes `path` and everything in it.
@@ -59,7 +61,7 @@ fn empty(top: &OwnedFd, this: OwnedFd, depth: usize, moved: &mut u64) -> io::Res
             }
             Ok(_) => loop {
                 *moved += 1;
-                let parked = format!(".nullspace-removed-{moved}");
+                let parked = format!("{HIDDEN}removed-{moved}");
                 match renameat(&this, name, top, parked.as_str()) {
                     Err(Errno::EEXIST | Errno::ENOTEMPTY) => {}
                     other => break gone(other)?,

@@ -5,10 +5,24 @@ use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 /// Messages that wait for their reader when they are made on another thread.
-const WAITING: usize = 8;
+const WAITING: usize = 4;
+
+/// Messages that another thread or task tells.
+pub type Told<T> = ReceiverStream<Result<T, Status>>;
+
+/// Does work on another thread that tells what it finds. It is to stop when its channel is closed:
+/// then nobody wants to know.
+pub fn tell<T: Send + 'static>(
+    work: impl FnOnce(&mpsc::Sender<Result<T, Status>>) + Send + 'static,
+) -> Told<T> {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    tokio::task::spawn_blocking(move || work(&sender));
+    ReceiverStream::new(receiver)
+}
 
 /// Made where they are asked for, or on another thread.
 pub enum Messages<I: Iterator> {

@@ -40,8 +40,7 @@ pub fn list(table: &Table) -> Vec<pb::Process> {
         })
         .collect();
     let myself = std::process::id();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+    for pid in numbers() {
         if pid == myself || all.get(&pid).is_some_and(|known| known.running) {
             continue;
         }
@@ -65,13 +64,8 @@ pub fn list(table: &Table) -> Vec<pb::Process> {
 
 /// The command line of a process with a program; none for others, and for those that are gone.
 fn command_of(pid: u32) -> Option<String> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    let flags: u64 = fields.nth(5)?.parse().ok()?;
-    if flags & KERNEL_THREAD != 0 || matches!(state, "Z" | "X") {
+    let stat = Stat::read(pid)?;
+    if stat.flags & KERNEL_THREAD != 0 {
         return None;
     }
     let mut line = Vec::new();
@@ -84,7 +78,7 @@ fn command_of(pid: u32) -> Option<String> {
         line.pop();
     }
     if line.is_empty() {
-        return Some(format!("[{name}]"));
+        return Some(format!("[{}]", stat.name));
     }
     for byte in &mut line {
         if *byte == 0 {
@@ -94,14 +88,51 @@ fn command_of(pid: u32) -> Option<String> {
     Some(String::from_utf8_lossy(&line).into_owned())
 }
 
-/// The process group to which a kill of `pid` goes: its own if it leads one, else none.
+/// Whether a process leads its group, to which a kill of it then goes; none for one that is gone.
 pub fn leads_group(pid: u32) -> Option<bool> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    let group: u32 = fields.nth(1)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(group == pid)
+    Stat::read(pid).map(|stat| stat.group == pid)
+}
+
+/// The processes of a session.
+pub fn session(leader: u32) -> Vec<u32> {
+    numbers().filter(|pid| Stat::read(*pid).is_some_and(|stat| stat.session == leader)).collect()
+}
+
+/// All numbers that `/proc` shows.
+fn numbers() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// What the kernel says of a process that is there and no zombie.
+struct Stat {
+    name: String,
+    group: u32,
+    session: u32,
+    flags: u64,
+}
+
+impl Stat {
+    fn read(pid: u32) -> Option<Self> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Self::parse(&String::from_utf8_lossy(&stat))
+    }
+
+    /// A line of `proc_pid_stat(5)`. The name may have anything in it, also brackets.
+    fn parse(stat: &str) -> Option<Self> {
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace();
+        if matches!(fields.next()?, "Z" | "X") {
+            return None;
+        }
+        let group = fields.nth(1)?.parse().ok()?;
+        let session = fields.next()?.parse().ok()?;
+        let flags = fields.nth(2)?.parse().ok()?;
+        Some(Self { name: name.into(), group, session, flags })
+    }
 }
 
 fn shorten(command: &str) -> String {
@@ -110,4 +141,20 @@ fn shorten(command: &str) -> String {
         end -= 1;
     }
     command[..end].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Stat;
+
+    #[test]
+    fn the_kernels_line_is_read_whatever_the_name() {
+        let stat = Stat::parse("42 (a) S (b) R 1 40 39 34816 42 4194560 9 9").unwrap();
+        assert_eq!(
+            (stat.name.as_str(), stat.group, stat.session, stat.flags),
+            ("a) S (b", 40, 39, 4_194_560)
+        );
+        assert!(Stat::parse("42 (gone) Z 1 40 39 34816 42 4194560 9 9").is_none());
+        assert!(Stat::parse("42 (short) S 1").is_none());
+    }
 }

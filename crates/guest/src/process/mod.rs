@@ -1,48 +1,65 @@
 //! Processes started through the API: their output, their end, and who follows them.
 //!
 //! - `table` owns the set of processes, starts them, and forgets the oldest that ended.
-//! - `reaper` owns waiting: the only place that takes exit statuses, of orphans as well.
+//! - `children` owns who waits for which exit status, and `reaper` waiting itself: the only place that
+//!   takes exit statuses, of orphans as well. `name` owns whose turn it is to start under a name.
 //! - `supervise` owns one process's pipes and time limit, in a task of its own.
-//! - `follow` reads what is recorded, for streams; it owns nothing, so a dropped stream means nothing.
-//! - `output` and `store` are the record; `spawn` is the system calls; `listing` shows all processes.
+//! - `follow` reads what is recorded, for streams. It owns nothing but its place in `pace`, by which a
+//!   process waits for followers that ask for it; a dropped stream means nothing.
+//! - `output` and `store` are the record; `launch` and `spawn` are the start of any program, `window` is
+//!   what readers of any pace have still to take, for terminals too; `listing` shows all processes.
 
+pub mod children;
 pub mod follow;
+pub mod launch;
 pub mod listing;
+pub mod name;
 pub mod output;
+mod pace;
 pub mod reaper;
 mod spawn;
 mod store;
 mod supervise;
 pub mod table;
+pub mod window;
 
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard};
-use std::task::Waker;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tonic::Status;
 
-use output::{Channel, Output};
+use children::Leader;
+use output::{Channel, OUTPUT_BYTES, Output};
+use pace::Pace;
+use table::Start;
 
 /// A process started through the API, running or ended.
 pub struct Process {
     pub pid: u32,
+    leader: Arc<Leader>,
     /// As it was asked for.
     pub command: String,
+    /// Of its start, if it has one.
+    name: Option<String>,
     /// When the call that started it came.
     arrived: Instant,
     has_stdin: bool,
     stdin: tokio::sync::Mutex<Option<AsyncFd<OwnedFd>>>,
     ended: Notify,
+    /// A follower that the process waits for has moved or is gone.
+    moved: Notify,
     state: Mutex<State>,
 }
 
 struct State {
     output: Output,
-    /// The kernel's process is gone: its number may belong to another one.
-    reaped: bool,
+    pace: Pace,
     exit: Option<Exit>,
     followers: Vec<Waker>,
     /// Counts up with each use, for forgetting the longest unused.
@@ -62,6 +79,43 @@ pub struct Exit {
 }
 
 impl Process {
+    fn new(leader: Arc<Leader>, start: &Start, stdin: Option<AsyncFd<OwnedFd>>, used: u64) -> Self {
+        Self {
+            pid: leader.pid,
+            leader,
+            command: start.shown.clone(),
+            name: start.name.as_ref().map(|(name, _)| name.clone()),
+            arrived: start.arrived,
+            has_stdin: stdin.is_some(),
+            stdin: tokio::sync::Mutex::new(stdin),
+            ended: Notify::new(),
+            moved: Notify::new(),
+            state: Mutex::new(State {
+                output: Output::new(OUTPUT_BYTES),
+                pace: Pace::default(),
+                exit: None,
+                followers: Vec::new(),
+                used,
+            }),
+        }
+    }
+
+    #[cfg(test)]
+    fn for_test(leader: Arc<Leader>, output: Output) -> Self {
+        let launch = launch::Launch {
+            program: "true".into(),
+            arguments: Vec::new(),
+            environment: Default::default(),
+            directory: "/".into(),
+            account: crate::account::Account::root(),
+        };
+        let arrived = Instant::now();
+        let start = Start { launch, shown: "true".into(), timeout: None, stdin: false, arrived, name: None };
+        let process = Self::new(leader, &start, None, 0);
+        process.state().output = output;
+        process
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
@@ -71,39 +125,33 @@ impl Process {
         self.state().exit
     }
 
-    /// Waits for its end, at most this long.
-    pub async fn ended_within(&self, time: Duration) {
-        let ended = self.ended.notified();
-        tokio::pin!(ended);
-        // Registered before the state is looked at, so the end cannot fall between.
-        ended.as_mut().enable();
-        if !time.is_zero() && self.exit().is_none() {
-            // Over is over, whichever came first.
-            let _ = tokio::time::timeout(time, ended).await;
+    /// Waits until it has ended or written something, at most this long.
+    pub async fn spoken_within(&self, time: Duration) {
+        if time.is_zero() {
+            return;
         }
+        let spoken = poll_fn(|context| {
+            let mut state = self.state();
+            if state.exit.is_some() || state.pace.came() > 0 {
+                return Poll::Ready(());
+            }
+            state.wake_later(context.waker());
+            Poll::Pending
+        });
+        // Over is over, whichever came first.
+        let _ = tokio::time::timeout(time, spoken).await;
     }
 
     /// Sends SIGKILL to the whole group. Nothing happens once the process was reaped.
     pub fn kill(&self) {
-        let state = self.state();
-        if !state.reaped {
-            // The group exists at least until its leader is reaped, so the only error is none.
-            let _ = nix::sys::signal::killpg(
-                nix::unistd::Pid::from_raw(self.pid as i32),
-                nix::sys::signal::Signal::SIGKILL,
-            );
-        }
-    }
-
-    /// The process has been reaped: from now on nobody sends signals to its number.
-    fn set_reaped(&self) {
-        self.state().reaped = true;
+        self.leader.kill();
     }
 
     /// The process has ended and what it had written is recorded.
-    fn finish(&self, code: i32, timed_out: bool, directory: &std::path::Path) {
+    fn finish(&self, code: i32, timed_out: bool, directory: &Path) {
         let mut state = self.state();
         state.output.mark(directory);
+        state.pace.end();
         state.exit = Some(Exit {
             code,
             timed_out,
@@ -122,7 +170,7 @@ impl Process {
             || Status::failed_precondition(format!("standard input of process {} is closed", self.pid));
         if !self.has_stdin {
             return Err(Status::failed_precondition(format!(
-                "process {} has no standard input: it was not started in the background",
+                "process {} has no standard input: it was not started with one",
                 self.pid
             )));
         }
@@ -162,6 +210,30 @@ impl Process {
         tokio::select! {
             result = write => result,
             () = ended => Err(closed()),
+        }
+    }
+}
+
+impl State {
+    /// Output came; what was to be written of it to a file is there.
+    fn commit(&mut self, channel: Channel, data: &[u8], directory: &Path) {
+        if self.output.commit(channel, data, directory) {
+            self.pace.recorded(data.len());
+        } else {
+            self.pace.left_out(channel, data);
+        }
+    }
+
+    /// Output came for which the log has no room.
+    fn leave_out(&mut self, channel: Channel, data: &[u8]) {
+        self.output.leave_out(channel, data.len());
+        self.pace.left_out(channel, data);
+    }
+
+    /// Has a follower woken at the next change.
+    fn wake_later(&mut self, follower: &Waker) {
+        if !self.followers.iter().any(|waker| waker.will_wake(follower)) {
+            self.followers.push(follower.clone());
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct Output {
 
 struct Cut {
     channel: Channel,
+    /// Bytes that were recorded before it.
+    at: u64,
     left_out: u64,
     marked: bool,
 }
@@ -56,6 +58,19 @@ impl Cursor {
     /// Begins at these offsets of the two streams.
     pub fn from_offsets(stdout: u64, stderr: u64) -> Self {
         Self { from: [stdout, stderr], ..Self::default() }
+    }
+
+    /// Bytes of output that lie behind it, of both streams.
+    pub fn passed(&self) -> u64 {
+        self.at.iter().sum()
+    }
+
+    /// Takes what comes next and is in no store; what is to be passed over of it is.
+    pub fn take(&mut self, channel: Channel, mut data: Bytes) -> Bytes {
+        let index = channel as usize;
+        let skip = self.from[index].saturating_sub(self.at[index]).min(data.len() as u64);
+        self.at[index] += data.len() as u64;
+        data.split_off(skip as usize)
     }
 }
 
@@ -76,6 +91,11 @@ impl Output {
 
     pub fn len(&self, channel: Channel) -> u64 {
         self.streams[channel as usize].len()
+    }
+
+    /// Bytes of output that were recorded before the record was cut; none as long as it has room.
+    pub fn cut_at(&self) -> Option<u64> {
+        self.cut.as_ref().map(|cut| cut.at)
     }
 
     fn stores(&self) -> [&Store; 3] {
@@ -104,13 +124,15 @@ impl Output {
         }
     }
 
-    /// Records data that was planned and, where that was asked for, written.
-    pub fn commit(&mut self, channel: Channel, data: &[u8], directory: &Path) {
-        if self.record_run(channel, data.len() as u32, directory).is_err() {
+    /// Records data that was planned and, where that was asked for, written. Whether there was room.
+    pub fn commit(&mut self, channel: Channel, data: &[u8], directory: &Path) -> bool {
+        let recorded = self.record_run(channel, data.len() as u32, directory).is_ok();
+        if recorded {
+            self.streams[channel as usize].commit(data);
+        } else {
             self.leave_out(channel, data.len());
-            return;
         }
-        self.streams[channel as usize].commit(data);
+        recorded
     }
 
     fn record_run(&mut self, channel: Channel, len: u32, directory: &Path) -> io::Result<()> {
@@ -128,7 +150,8 @@ impl Output {
 
     /// Counts data for which there is no room. From now on nothing more is recorded.
     pub fn leave_out(&mut self, channel: Channel, len: usize) {
-        let cut = self.cut.get_or_insert(Cut { channel, left_out: 0, marked: false });
+        let at = self.len(Channel::Stdout) + self.len(Channel::Stderr);
+        let cut = self.cut.get_or_insert(Cut { channel, at, left_out: 0, marked: false });
         if !cut.marked {
             cut.left_out += len as u64;
         }
@@ -202,9 +225,13 @@ mod tests {
 
     fn push(output: &mut Output, channel: Channel, data: &[u8], directory: &Path) {
         match output.plan(channel, data.len(), directory) {
-            Plan::Commit => output.commit(channel, data, directory),
+            Plan::Commit => {
+                output.commit(channel, data, directory);
+            }
             Plan::Write(reserved) => match reserved.write(data) {
-                Ok(()) => output.commit(channel, data, directory),
+                Ok(()) => {
+                    output.commit(channel, data, directory);
+                }
                 Err(_) => output.leave_out(channel, data.len()),
             },
             Plan::LeaveOut => output.leave_out(channel, data.len()),

@@ -12,7 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::sync::mpsc;
 
-use super::table::Table;
+use super::children::Children;
 use crate::power::Stop;
 use crate::watch::watch_signals;
 
@@ -27,10 +27,10 @@ pub fn block_signals() -> io::Result<SignalFd> {
 }
 
 /// Reaps until the agent ends, and asks for a shutdown when a signal says so.
-pub async fn reap(signals: SignalFd, table: Arc<Table>, stop: mpsc::Sender<Stop>) -> io::Result<()> {
+pub async fn reap(signals: SignalFd, children: Arc<Children>, stop: mpsc::Sender<Stop>) -> io::Result<()> {
     let signals = watch_signals(signals)?;
     loop {
-        reap_ended(&table);
+        reap_ended(&children);
         let mut ready = signals.readable().await?;
         // Many deaths may be one signal, so what counts is only that something came.
         let received = ready.try_io(|signals| signals.get_ref().read_signal().map_err(io::Error::from));
@@ -49,7 +49,7 @@ pub async fn reap(signals: SignalFd, table: Arc<Table>, stop: mpsc::Sender<Stop>
 /// Takes every status there is now. A bare call: the typed one knows no real-time signals, and would
 /// lose the status of a process that one of them killed.
 #[allow(unsafe_code)]
-fn reap_ended(table: &Table) {
+fn reap_ended(children: &Children) {
     loop {
         let mut status = 0;
         // SAFETY: the pointer is to a live integer.
@@ -58,8 +58,8 @@ fn reap_ended(table: &Table) {
             // No child at all, or none that has ended.
             ..=0 if Errno::last() == Errno::EINTR && pid < 0 => {}
             ..=0 => return,
-            pid if libc::WIFSIGNALED(status) => table.reaped(pid as u32, 128 + libc::WTERMSIG(status)),
-            pid => table.reaped(pid as u32, libc::WEXITSTATUS(status)),
+            pid if libc::WIFSIGNALED(status) => children.reaped(pid as u32, 128 + libc::WTERMSIG(status)),
+            pid => children.reaped(pid as u32, libc::WEXITSTATUS(status)),
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Program<'a> {
     pub account: &'a Account,
     /// Whether the agent may change users; when it may not, the child runs as the agent does.
     pub change_user: bool,
+    /// Whether standard input is a terminal, which is to be that of the child's session.
+    pub terminal: bool,
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
     pub stderr: BorrowedFd<'a>,
@@ -54,6 +56,7 @@ struct Child {
     environment: *const *const c_char,
     directory: *const c_char,
     change_user: bool,
+    terminal: bool,
     uid: u32,
     gid: u32,
     groups: *const u32,
@@ -82,6 +85,7 @@ pub fn spawn(program: &Program<'_>) -> Result<u32, (Stage, Errno)> {
         environment: environment.as_ptr(),
         directory: program.directory.as_ptr(),
         change_user: program.change_user,
+        terminal: program.terminal,
         uid: program.account.uid,
         gid: program.account.gid,
         groups: program.account.groups.as_ptr(),
@@ -146,6 +150,9 @@ unsafe fn become_program(child: &mut Child) -> (Stage, c_int) {
                 return (Stage::Prepare, errno());
             }
         }
+        if child.terminal && libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) < 0 {
+            return (Stage::Prepare, errno());
+        }
         if child.change_user
             && (libc::syscall(libc::SYS_setgroups, child.group_count, child.groups) < 0
                 || libc::syscall(libc::SYS_setresgid, child.gid, child.gid, child.gid) < 0
@@ -158,8 +165,12 @@ unsafe fn become_program(child: &mut Child) -> (Stage, c_int) {
         }
         let mut result = libc::ENOENT;
         let mut candidate = child.candidates;
+        // A failed execution costs the kernel far more than a look.
+        let look = !(*candidate).is_null() && !(*candidate.add(1)).is_null();
         while !(*candidate).is_null() {
-            libc::execve(*candidate, child.arguments, child.environment);
+            if !look || libc::access(*candidate, libc::F_OK) == 0 {
+                libc::execve(*candidate, child.arguments, child.environment);
+            }
             match errno() {
                 // A later directory of the path may have it.
                 libc::ENOENT | libc::ENOTDIR => {}

@@ -4,6 +4,9 @@
 //! The end is said when the process is gone and the pipes hold nothing more, not when they are
 //! closed: a descendant in the background may keep them open for as long as it likes. What such a
 //! descendant writes later is recorded too, and so the task lives until the pipes are closed.
+//!
+//! While a follower that the process waits for is too far behind (`pace`), nothing is read from the pipes;
+//! the end and the time limit are seen all the same.
 
 use std::cell::RefCell;
 use std::io;
@@ -52,6 +55,7 @@ pub async fn supervise(table: Arc<Table>, process: Arc<Process>, ends: Ends, tim
     };
     tokio::pin!(deadline);
     while running || pipes.iter().any(Option::is_some) {
+        let held = process.state().pace.holds();
         tokio::select! {
             biased;
             code = &mut exit, if running => {
@@ -67,12 +71,13 @@ pub async fn supervise(table: Arc<Table>, process: Arc<Process>, ends: Ends, tim
                 timed_out = true;
                 process.kill();
             }
-            () = readable(&pipes[0]), if pipes[0].is_some() => {
+            () = process.moved.notified(), if held => {}
+            () = readable(&pipes[0]), if pipes[0].is_some() && !held => {
                 take(&table, &process, &mut pipes, Channel::Stdout).await;
                 // A flood on one stream must not hide the other.
                 take(&table, &process, &mut pipes, Channel::Stderr).await;
             }
-            () = readable(&pipes[1]), if pipes[1].is_some() => {
+            () = readable(&pipes[1]), if pipes[1].is_some() && !held => {
                 take(&table, &process, &mut pipes, Channel::Stderr).await;
             }
         }
@@ -135,8 +140,8 @@ fn read(table: &Table, process: &Process, channel: Channel, pipe: &OwnedFd) -> i
         let data = &buffer[..len];
         let mut state = process.state();
         match state.output.plan(channel, len, table.directory()) {
-            Plan::Commit => state.output.commit(channel, data, table.directory()),
-            Plan::LeaveOut => state.output.leave_out(channel, len),
+            Plan::Commit => state.commit(channel, data, table.directory()),
+            Plan::LeaveOut => state.leave_out(channel, data),
             Plan::Write(place) => return Ok(Read::Write(place, Bytes::copy_from_slice(data))),
         }
         wake(state);
@@ -166,8 +171,8 @@ async fn finish_read(
             let written = tokio::task::spawn_blocking(move || place.write(&bytes)).await;
             let mut state = process.state();
             match written {
-                Ok(Ok(())) => state.output.commit(channel, &data, table.directory()),
-                _ => state.output.leave_out(channel, data.len()),
+                Ok(Ok(())) => state.commit(channel, &data, table.directory()),
+                _ => state.leave_out(channel, &data),
             }
             wake(state);
             Some(data.len())

@@ -1,10 +1,12 @@
 //! The calls of the protocol.
 //!
-//! Here is what a call means and which module does it; `process` and `file` hold the two large
+//! Here is what a call means and which module does it; `process`, `file` and `terminal` hold the large
 //! groups. Who may call has been settled before a call comes here (`serve`).
 
 mod file;
 mod process;
+mod terminal;
+mod upload;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -14,16 +16,20 @@ use nullspace_guest_proto as pb;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::bulk::Tickets;
 use crate::file::list::Listing;
-use crate::file::read::Reader;
-use crate::file::stream::Messages;
+use crate::file::stream::{Messages, Told};
+use crate::file::watch::Watches;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::power::{self, Stop};
 use crate::process::follow::{Events, Follow, Record};
 use crate::process::table::Table;
 use crate::serve::Arrived;
+use crate::terminal::sessions::Sessions;
+use crate::terminal::viewer::Viewer;
 use crate::token::{Tokens, same};
+use crate::upload::Uploads;
 use crate::{adopt, path};
 
 /// Whether the agent has the machine to itself.
@@ -43,7 +49,11 @@ pub struct Service {
     /// Held by the one Adopt that is being done.
     adopting: tokio::sync::Mutex<()>,
     table: Arc<Table>,
+    sessions: Arc<Sessions>,
     mounts: Mounts,
+    tickets: Arc<Tickets>,
+    watches: Watches,
+    uploads: Arc<Uploads>,
     metrics: Metrics,
     stop: mpsc::Sender<Stop>,
     agent_start_us: u64,
@@ -64,6 +74,8 @@ impl Service {
         place: Place,
         tokens: Arc<Tokens>,
         table: Arc<Table>,
+        sessions: Arc<Sessions>,
+        tickets: Arc<Tickets>,
         stop: mpsc::Sender<Stop>,
     ) -> std::io::Result<Self> {
         let up = std::time::Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?);
@@ -73,7 +85,11 @@ impl Service {
             adopted: OnceLock::new(),
             adopting: tokio::sync::Mutex::new(()),
             table,
+            sessions,
             mounts: Mounts::watch()?,
+            tickets,
+            watches: Watches::default(),
+            uploads: Arc::default(),
             metrics: Metrics::default(),
             stop,
             agent_start_us: up.as_micros() as u64,
@@ -129,9 +145,6 @@ pub fn check_environment(envs: &HashMap<String, String>) -> Result<(), Status> {
     }
     Ok(())
 }
-
-/// A stream that is not written yet.
-type Later<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl pb::agent_server::Agent for Service {
@@ -210,11 +223,11 @@ impl pb::agent_server::Agent for Service {
         Ok(Response::new(pb::WriteStdinReply {}))
     }
 
-    type ReadFileStream = Messages<Reader>;
+    type ReadFileStream = file::Content;
     async fn read_file(
         &self,
         request: Request<pb::ReadFileRequest>,
-    ) -> Result<Response<Messages<Reader>>, Status> {
+    ) -> Result<Response<file::Content>, Status> {
         self.do_read_file(request.into_inner()).await.map(Response::new)
     }
 
@@ -276,114 +289,120 @@ impl pb::agent_server::Agent for Service {
         Ok(Response::new(pb::SetPermissionsReply {}))
     }
 
-    type WriteFilesStream = Later<pb::WriteFilesReply>;
+    type WriteFilesStream = file::Outcomes;
     async fn write_files(
         &self,
-        _: Request<Streaming<pb::WriteFileRequest>>,
+        request: Request<Streaming<pb::WriteFileRequest>>,
     ) -> Result<Response<Self::WriteFilesStream>, Status> {
-        Err(Status::unimplemented("WriteFiles"))
+        self.do_write_files(request.into_inner()).await.map(Response::new)
     }
 
-    type FindInFilesStream = Later<pb::FindInFilesReply>;
+    type FindInFilesStream = Told<pb::FindInFilesReply>;
     async fn find_in_files(
         &self,
-        _: Request<pb::FindInFilesRequest>,
+        request: Request<pb::FindInFilesRequest>,
     ) -> Result<Response<Self::FindInFilesStream>, Status> {
-        Err(Status::unimplemented("FindInFiles"))
+        self.do_find_in_files(request.into_inner()).await.map(Response::new)
     }
 
-    type SearchFilesStream = Later<pb::SearchFilesReply>;
+    type SearchFilesStream = Told<pb::SearchFilesReply>;
     async fn search_files(
         &self,
-        _: Request<pb::SearchFilesRequest>,
+        request: Request<pb::SearchFilesRequest>,
     ) -> Result<Response<Self::SearchFilesStream>, Status> {
-        Err(Status::unimplemented("SearchFiles"))
+        self.do_search_files(request.into_inner()).await.map(Response::new)
     }
 
     async fn replace_in_files(
         &self,
-        _: Request<pb::ReplaceInFilesRequest>,
+        request: Request<pb::ReplaceInFilesRequest>,
     ) -> Result<Response<pb::ReplaceInFilesReply>, Status> {
-        Err(Status::unimplemented("ReplaceInFiles"))
+        self.do_replace_in_files(request.into_inner()).await.map(Response::new)
     }
 
-    type WatchFilesStream = Later<pb::WatchEvent>;
+    type WatchFilesStream = Told<pb::WatchEvent>;
     async fn watch_files(
         &self,
-        _: Request<pb::WatchFilesRequest>,
+        request: Request<pb::WatchFilesRequest>,
     ) -> Result<Response<Self::WatchFilesStream>, Status> {
-        Err(Status::unimplemented("WatchFiles"))
+        self.do_watch_files(request.into_inner()).await.map(Response::new)
     }
 
     async fn start_terminal(
         &self,
-        _: Request<pb::StartTerminalRequest>,
+        request: Request<pb::StartTerminalRequest>,
     ) -> Result<Response<pb::Terminal>, Status> {
-        Err(Status::unimplemented("StartTerminal"))
+        self.do_start_terminal(request.into_inner()).await.map(Response::new)
     }
 
-    type AttachTerminalStream = Later<pb::TerminalEvent>;
+    type AttachTerminalStream = Viewer;
     async fn attach_terminal(
         &self,
-        _: Request<pb::TerminalRequest>,
-    ) -> Result<Response<Self::AttachTerminalStream>, Status> {
-        Err(Status::unimplemented("AttachTerminal"))
+        request: Request<pb::TerminalRequest>,
+    ) -> Result<Response<Viewer>, Status> {
+        self.do_attach_terminal(&request.into_inner()).map(Response::new)
     }
 
     async fn write_terminal(
         &self,
-        _: Request<pb::WriteTerminalRequest>,
+        request: Request<pb::WriteTerminalRequest>,
     ) -> Result<Response<pb::WriteTerminalReply>, Status> {
-        Err(Status::unimplemented("WriteTerminal"))
+        self.do_write_terminal(request.into_inner()).await?;
+        Ok(Response::new(pb::WriteTerminalReply {}))
     }
 
     async fn resize_terminal(
         &self,
-        _: Request<pb::ResizeTerminalRequest>,
+        request: Request<pb::ResizeTerminalRequest>,
     ) -> Result<Response<pb::ResizeTerminalReply>, Status> {
-        Err(Status::unimplemented("ResizeTerminal"))
+        self.do_resize_terminal(&request.into_inner())?;
+        Ok(Response::new(pb::ResizeTerminalReply {}))
     }
 
     async fn kill_terminal(
         &self,
-        _: Request<pb::TerminalRequest>,
+        request: Request<pb::TerminalRequest>,
     ) -> Result<Response<pb::KillTerminalReply>, Status> {
-        Err(Status::unimplemented("KillTerminal"))
+        self.do_kill_terminal(&request.into_inner()).await?;
+        Ok(Response::new(pb::KillTerminalReply {}))
     }
 
     async fn list_terminals(
         &self,
         _: Request<pb::ListTerminalsRequest>,
     ) -> Result<Response<pb::ListTerminalsReply>, Status> {
-        Err(Status::unimplemented("ListTerminals"))
+        Ok(Response::new(self.do_list_terminals()))
     }
 
     async fn create_upload(
         &self,
-        _: Request<pb::CreateUploadRequest>,
+        request: Request<pb::CreateUploadRequest>,
     ) -> Result<Response<pb::Upload>, Status> {
-        Err(Status::unimplemented("CreateUpload"))
+        self.do_create_upload(request.into_inner()).await.map(Response::new)
     }
 
-    async fn get_upload(&self, _: Request<pb::UploadRequest>) -> Result<Response<pb::Upload>, Status> {
-        Err(Status::unimplemented("GetUpload"))
+    async fn get_upload(&self, request: Request<pb::UploadRequest>) -> Result<Response<pb::Upload>, Status> {
+        self.do_get_upload(&request.into_inner()).map(Response::new)
     }
 
     async fn write_upload_part(
         &self,
-        _: Request<Streaming<pb::WriteUploadPartRequest>>,
+        request: Request<Streaming<pb::WriteUploadPartRequest>>,
     ) -> Result<Response<pb::Upload>, Status> {
-        Err(Status::unimplemented("WriteUploadPart"))
+        self.do_write_upload_part(request.into_inner()).await.map(Response::new)
     }
 
     async fn complete_upload(
         &self,
-        _: Request<pb::CompleteUploadRequest>,
+        request: Request<pb::CompleteUploadRequest>,
     ) -> Result<Response<pb::CompleteUploadReply>, Status> {
-        Err(Status::unimplemented("CompleteUpload"))
+        self.do_complete_upload(request.into_inner()).await.map(Response::new)
     }
 
-    async fn abort_upload(&self, _: Request<pb::UploadRequest>) -> Result<Response<pb::Upload>, Status> {
-        Err(Status::unimplemented("AbortUpload"))
+    async fn abort_upload(
+        &self,
+        request: Request<pb::UploadRequest>,
+    ) -> Result<Response<pb::Upload>, Status> {
+        self.do_abort_upload(&request.into_inner()).await.map(Response::new)
     }
 }

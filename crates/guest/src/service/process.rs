@@ -1,6 +1,7 @@
-//! Calls about processes.
+//! Calls about processes, and what all programs that the agent starts have in common: who runs them,
+//! where, and with which environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,21 +14,62 @@ use pb::failed::Reason;
 use pb::run_event::Event;
 use tonic::Status;
 
-use super::{Adopted, Service, check_environment};
+use super::{Service, check_environment};
 use crate::account::Account;
 use crate::file::make_directories;
 use crate::path::{self, WORKSPACE};
 use crate::process::follow::{Events, Follow, Record};
-use crate::process::listing;
+use crate::process::launch::{DEFAULT_PATH, Launch, LaunchError};
+use crate::process::name::Turn;
 use crate::process::output::Cursor;
-use crate::process::table::{DEFAULT_PATH, Launch, LaunchError};
+use crate::process::table::Start;
+use crate::process::{Process, listing};
 
 const SHELL: &str = "/bin/sh";
 
+/// Why a program does not run.
+pub(super) struct Refusal {
+    pub reason: Reason,
+    pub message: String,
+}
+
+fn refusal(reason: Reason, message: String) -> Refusal {
+    Refusal { reason, message }
+}
+
+impl From<Refusal> for Events {
+    fn from(Refusal { reason, message }: Refusal) -> Self {
+        Events::One(Some(Event::Failed(pb::Failed { reason: reason.into(), message })))
+    }
+}
+
+/// What the caller of Run wants to hear.
+#[derive(Clone, Copy)]
+struct Wanted {
+    background: bool,
+    inline_limit: u64,
+    hold: Duration,
+    paced: bool,
+}
+
+impl Wanted {
+    async fn of(self, process: Arc<Process>, starter: bool) -> Events {
+        if self.background {
+            return Events::One(Some(Event::Started(pb::Started { pid: process.pid })));
+        }
+        // Before anything is waited for: from here on the process waits too, where that is wanted.
+        let follow = if starter {
+            Follow::of_starter(process, self.inline_limit, self.paced)
+        } else {
+            Follow::new(process, Cursor::default(), self.inline_limit, self.paced)
+        };
+        follow.process().spoken_within(self.hold).await;
+        Events::Follow(follow)
+    }
+}
+
 impl Service {
     pub(super) async fn do_run(&self, request: pb::RunRequest, arrived: Instant) -> Result<Events, Status> {
-        // Absent while the machine is being prepared: then with no environment or directory of its own.
-        let adopted = self.adopted.get();
         check_environment(&request.envs)?;
         let has_nul = |text: &String| text.contains('\0');
         if has_nul(&request.command) || request.args.iter().any(has_nul) {
@@ -39,59 +81,119 @@ impl Service {
         if request.shell && !request.args.is_empty() {
             return Err(Status::invalid_argument("a shell command takes no args: they belong into the line"));
         }
-        let Some(account) = Account::find(&request.user) else {
-            return Ok(failed(Reason::BadUser, format!("there is no user {}", request.user)));
+        let wanted = Wanted {
+            background: request.background,
+            inline_limit: request.inline_limit,
+            hold: Duration::from_millis(request.hold_ms),
+            paced: request.paced,
         };
-        let default = adopted.and_then(|adopted| adopted.cwd.as_deref()).unwrap_or(WORKSPACE);
-        let directory = if request.cwd.is_empty() {
-            PathBuf::from(default)
+        let name = if request.run_id.is_empty() {
+            None
         } else {
-            match path::resolve(&request.cwd, default) {
-                Ok(directory) => directory,
-                Err(error) => return Ok(failed(Reason::BadCwd, format!("cwd: {}", error.message()))),
+            let turn = self.table.turn(&request.run_id).await?;
+            if let Some(process) = self.table.named(&request.run_id) {
+                drop(turn);
+                return Ok(wanted.of(process, false).await);
             }
+            Some((request.run_id.clone(), turn))
         };
-        let launch = Arc::new(Launch {
+        match self.run(request, name, arrived).await {
+            Ok(process) => Ok(wanted.of(process, true).await),
+            Err(refusal) => Ok(refusal.into()),
+        }
+    }
+
+    async fn run(
+        &self,
+        request: pb::RunRequest,
+        name: Option<(String, Turn)>,
+        arrived: Instant,
+    ) -> Result<Arc<Process>, Refusal> {
+        let (account, directory) = self.setting(&request.user, &request.cwd)?;
+        let start = Arc::new(Start {
             shown: shown(&request),
-            environment: environment(adopted, &account, request.envs),
-            arguments: if request.shell {
-                vec![SHELL.into(), "-c".into(), request.command]
-            } else {
-                std::iter::once(request.command).chain(request.args).collect()
-            },
-            directory,
-            account,
             timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms)),
-            stdin: request.background,
+            stdin: request.background || request.stdin,
             arrived,
+            name,
+            launch: Launch {
+                program: if request.shell { SHELL.into() } else { request.command.clone() },
+                environment: self.environment(&account, request.envs),
+                arguments: if request.shell {
+                    vec![SHELL.into(), "-c".into(), request.command]
+                } else {
+                    std::iter::once(request.command).chain(request.args).collect()
+                },
+                directory,
+                account,
+            },
         });
+        let own_directory = request.cwd.is_empty().then_some(request.user.as_str());
+        self.start(&start.launch, own_directory, |elsewhere| self.table.launch(Arc::clone(&start), elsewhere))
+            .await
+    }
+
+    /// The account and the directory of a program that is to run as `user` in `cwd`.
+    pub(super) fn setting(&self, user: &str, cwd: &str) -> Result<(Account, PathBuf), Refusal> {
+        let account = Account::find(user)
+            .ok_or_else(|| refusal(Reason::BadUser, format!("there is no user {user}")))?;
+        // Absent while the machine is being prepared: then without a directory of its own.
+        let own = self.adopted.get().and_then(|adopted| adopted.cwd.as_deref()).unwrap_or(WORKSPACE);
+        let directory = if cwd.is_empty() {
+            PathBuf::from(own)
+        } else {
+            path::resolve(cwd, own)
+                .map_err(|error| refusal(Reason::BadCwd, format!("cwd: {}", error.message())))?
+        };
+        Ok((account, directory))
+    }
+
+    /// The user's own variables, the machine's over them, the call's over those.
+    pub(super) fn environment(
+        &self,
+        account: &Account,
+        envs: HashMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        let mut environment = BTreeMap::from([
+            ("PATH".to_string(), DEFAULT_PATH.to_string()),
+            ("HOME".to_string(), account.home.clone()),
+            ("USER".to_string(), account.name.clone()),
+            ("LOGNAME".to_string(), account.name.clone()),
+        ]);
+        let own = self.adopted.get().into_iter().flat_map(|adopted| &adopted.envs);
+        environment.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        environment.extend(envs);
+        environment
+    }
+
+    /// Starts a program; what it is told is whether that may hang. `own_directory`: it is to run in the
+    /// machine's own directory, which need not exist before its first use, as this user.
+    pub(super) async fn start<T, F: Future<Output = Result<T, LaunchError>>>(
+        &self,
+        launch: &Launch,
+        own_directory: Option<&str>,
+        start: impl Fn(bool) -> F,
+    ) -> Result<T, Refusal> {
         let elsewhere = self.mounts.may_hang();
-        let mut started = self.table.launch(Arc::clone(&launch), elsewhere).await;
-        // The machine's own directory need not exist before the first use.
-        if request.cwd.is_empty() && matches!(started, Err(LaunchError::Directory(Errno::ENOENT))) {
-            let owner = (!request.user.is_empty()).then(|| launch.account.clone());
+        let mut started = start(elsewhere).await;
+        if let Some(user) = own_directory
+            && matches!(started, Err(LaunchError::Directory(Errno::ENOENT)))
+        {
+            let owner = (!user.is_empty()).then(|| launch.account.clone());
             let directory = launch.directory.clone();
-            let made = self.mounts.run(false, move || make_directories(&directory, owner.as_ref())).await;
-            if let Err(error) = made {
-                return Ok(failed(Reason::BadCwd, format!("cwd: {}", error.message())));
-            }
-            started = self.table.launch(Arc::clone(&launch), elsewhere).await;
+            self.mounts
+                .run(false, move || make_directories(&directory, owner.as_ref()))
+                .await
+                .map_err(|error| refusal(Reason::BadCwd, format!("cwd: {}", error.message())))?;
+            started = start(elsewhere).await;
         }
-        match started {
-            Ok(process) if request.background => {
-                Ok(Events::One(Some(Event::Started(pb::Started { pid: process.pid }))))
-            }
-            Ok(process) => {
-                process.ended_within(Duration::from_millis(request.hold_ms)).await;
-                Ok(Events::Follow(Follow::of_starter(process, request.inline_limit)))
-            }
-            Err(error) => Ok(explain(&error, &launch)),
-        }
+        started.map_err(|error| explain(&error, launch))
     }
 
     pub(super) fn do_attach(&self, request: &pb::AttachRequest) -> Result<Follow, Status> {
         let process = self.table.find(request.pid)?;
-        Ok(Follow::new(process, Cursor::from_offsets(request.stdout_offset, request.stderr_offset), 0))
+        let cursor = Cursor::from_offsets(request.stdout_offset, request.stderr_offset);
+        Ok(Follow::new(process, cursor, 0, request.paced))
     }
 
     pub(super) fn do_read_log(&self, request: &pb::ReadLogRequest) -> Result<Record, Status> {
@@ -139,43 +241,21 @@ fn shown(request: &pb::RunRequest) -> String {
     shown
 }
 
-/// The user's own variables, the machine's over them, the call's over those.
-fn environment(
-    adopted: Option<&Adopted>,
-    account: &Account,
-    envs: impl IntoIterator<Item = (String, String)>,
-) -> BTreeMap<String, String> {
-    let mut environment = BTreeMap::from([
-        ("PATH".to_string(), DEFAULT_PATH.to_string()),
-        ("HOME".to_string(), account.home.clone()),
-        ("USER".to_string(), account.name.clone()),
-        ("LOGNAME".to_string(), account.name.clone()),
-    ]);
-    let own = adopted.into_iter().flat_map(|adopted| &adopted.envs);
-    environment.extend(own.map(|(name, value)| (name.clone(), value.clone())));
-    environment.extend(envs);
-    environment
-}
-
-fn failed(reason: Reason, message: String) -> Events {
-    Events::One(Some(Event::Failed(pb::Failed { reason: reason.into(), message })))
-}
-
-fn explain(error: &LaunchError, launch: &Launch) -> Events {
-    let program = &launch.arguments[0];
+fn explain(error: &LaunchError, launch: &Launch) -> Refusal {
+    let program = &launch.program;
     match error {
-        LaunchError::NotFound => failed(Reason::CommandNotFound, format!("command not found: {program}")),
+        LaunchError::NotFound => refusal(Reason::CommandNotFound, format!("command not found: {program}")),
         LaunchError::NotExecutable(error) => {
-            failed(Reason::NotExecutable, format!("{program} cannot be executed: {}", error.desc()))
+            refusal(Reason::NotExecutable, format!("{program} cannot be executed: {}", error.desc()))
         }
         LaunchError::Directory(error) => {
-            failed(Reason::BadCwd, format!("cwd {}: {}", launch.directory.display(), error.desc()))
+            refusal(Reason::BadCwd, format!("cwd {}: {}", launch.directory.display(), error.desc()))
         }
         LaunchError::User(error) => {
-            failed(Reason::BadUser, format!("user {}: {}", launch.account.name, error.desc()))
+            refusal(Reason::BadUser, format!("user {}: {}", launch.account.name, error.desc()))
         }
         LaunchError::Resources(what) => {
-            failed(Reason::NoResources, format!("{program} cannot be started: {what}"))
+            refusal(Reason::NoResources, format!("{program} cannot be started: {what}"))
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Agent {
     child: Child,
     pub address: SocketAddr,
     pub client: Client,
+    /// Where its bulk lane begins.
+    pub bulk: SocketAddr,
     /// The machine's directory, which does not exist until it is used.
     pub cwd: PathBuf,
     _directory: tempfile::TempDir,
@@ -56,13 +58,14 @@ impl Agent {
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
-        let address: SocketAddr = line.trim().parse().unwrap();
+        let (address, bulk) = line.trim().split_once(' ').unwrap();
+        let (address, bulk) = (address.parse().unwrap(), bulk.parse().unwrap());
         let client = connect(address, Some(CHECKPOINT_TOKEN)).await;
         // Not in /tmp's temporary directory itself, so that other users may go there.
         let cwd = directory.path().join("machine/cwd");
         std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .unwrap();
-        Self { child, address, client, cwd, _directory: directory }
+        Self { child, address, bulk, client, cwd, _directory: directory }
     }
 
     /// Adopted, with a directory of its own.
@@ -86,6 +89,8 @@ impl Agent {
             entropy: vec![1; 64].into(),
             machine_id: "0".repeat(32),
             boot_id: "00000000-0000-0000-0000-000000000000".into(),
+            ssh_host_key: "private".into(),
+            ssh_host_key_public: "public".into(),
             envs: [("MACHINE".to_string(), "of the machine".to_string())].into(),
             cwd: self.cwd.to_str().unwrap().into(),
             ..Default::default()
@@ -130,7 +135,7 @@ impl Agent {
 
     /// Follows a process to its end.
     pub async fn attach(&mut self, pid: u32, stdout_offset: u64, stderr_offset: u64) -> Outcome {
-        let request = pb::AttachRequest { pid, stdout_offset, stderr_offset };
+        let request = pb::AttachRequest { pid, stdout_offset, stderr_offset, ..Default::default() };
         Outcome::collect(self.client.attach(request).await.unwrap().into_inner()).await
     }
 }

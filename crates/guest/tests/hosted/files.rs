@@ -11,13 +11,17 @@ use tonic::{Code, Status};
 use crate::agent::Agent;
 use crate::processes::SmallDisk;
 
-fn start(path: &str, user: &str) -> pb::WriteFileRequest {
+pub fn start(path: &str, user: &str) -> pb::WriteFileRequest {
     pb::WriteFileRequest {
-        part: Some(Part::Start(pb::WriteFileStart { path: path.into(), user: user.into() })),
+        part: Some(Part::Start(pb::WriteFileStart {
+            path: path.into(),
+            user: user.into(),
+            ..Default::default()
+        })),
     }
 }
 
-fn data(data: &[u8]) -> pb::WriteFileRequest {
+pub fn data(data: &[u8]) -> pb::WriteFileRequest {
     pb::WriteFileRequest { part: Some(Part::Data(bytes::Bytes::copy_from_slice(data))) }
 }
 
@@ -26,23 +30,29 @@ fn path(path: impl AsRef<Path>) -> pb::PathRequest {
 }
 
 impl Agent {
-    async fn write(&mut self, path: &str, user: &str, content: &[u8]) -> Result<pb::FileInfo, Status> {
+    pub async fn write(&mut self, path: &str, user: &str, content: &[u8]) -> Result<pb::FileInfo, Status> {
         let parts: Vec<_> =
             std::iter::once(start(path, user)).chain(content.chunks(65536).map(data)).collect();
         self.client.write_file(tokio_stream::iter(parts)).await.map(|reply| reply.into_inner())
     }
 
     async fn read(&mut self, path: &str, offset: u64, length: u64) -> Result<(Vec<u8>, u64), Status> {
-        let request = pb::ReadFileRequest { path: path.into(), user: String::new(), offset, length };
+        self.read_part(pb::ReadFileRequest { path: path.into(), offset, length, ..Default::default() }).await
+    }
+
+    async fn read_last(&mut self, path: &str, suffix: u64) -> Result<(Vec<u8>, u64), Status> {
+        self.read_part(pb::ReadFileRequest { path: path.into(), suffix, ..Default::default() }).await
+    }
+
+    async fn read_part(&mut self, request: pb::ReadFileRequest) -> Result<(Vec<u8>, u64), Status> {
         let mut chunks = self.client.read_file(request).await?.into_inner();
-        let mut size = None;
-        let mut content = Vec::new();
+        let first = chunks.message().await?.expect("there is always a first chunk");
+        let mut content = first.data.to_vec();
         while let Some(chunk) = chunks.message().await? {
-            assert!(chunk.data.len() <= pb::CHUNK_BYTES);
-            size.get_or_insert(chunk.size);
+            assert!(!chunk.data.is_empty() && chunk.data.len() <= pb::MESSAGE_LIMIT / 2);
             content.extend_from_slice(&chunk.data);
         }
-        Ok((content, size.expect("there is always a first chunk")))
+        Ok((content, first.size))
     }
 
     async fn list(&mut self, path: &str, depth: u32) -> Result<Vec<pb::FileInfo>, Status> {
@@ -72,6 +82,8 @@ async fn a_file_is_written_with_its_parents_and_read_back() {
     let (part, size) = agent.read("a/b/file", 70_000, 100_000).await.unwrap();
     assert!(part == content[70_000..170_000] && size == 3_000_000);
     assert_eq!(agent.read("a/b/file", 5_000_000, 0).await.unwrap(), (vec![], 3_000_000));
+    assert_eq!(agent.read_last("a/b/file", 3).await.unwrap(), (content[2_999_997..].to_vec(), 3_000_000));
+    assert!(agent.read_last("a/b/file", 5_000_000).await.unwrap().0 == content);
     let names: Vec<_> =
         fs::read_dir(agent.cwd.join("a/b")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["file"], "nothing temporary is left");
@@ -82,6 +94,21 @@ async fn files_of_proc_have_no_size_and_are_read() {
     let mut agent = Agent::start().await;
     let (content, size) = agent.read("/proc/self/status", 0, 0).await.unwrap();
     assert!(content.starts_with(b"Name:") && size == content.len() as u64);
+    let (kernel, _) = agent.read("/proc/version", 0, 0).await.unwrap();
+    assert_eq!(agent.read_last("/proc/version", 7).await.unwrap().0, kernel[kernel.len() - 7..]);
+}
+
+#[tokio::test]
+async fn the_first_chunk_tells_of_the_whole_file() {
+    let mut agent = Agent::start().await;
+    agent.write("empty", "", b"").await.unwrap();
+    assert_eq!(agent.read("empty", 7, 0).await.unwrap(), (vec![], 0));
+    assert_eq!(agent.read_last("empty", 7).await.unwrap(), (vec![], 0));
+    let info = agent.write("f", "", b"content").await.unwrap();
+    let request = pb::ReadFileRequest { path: "f".into(), offset: 100, ..Default::default() };
+    let chunk = agent.client.read_file(request).await.unwrap().into_inner().message().await.unwrap().unwrap();
+    assert_eq!((chunk.data.len(), chunk.size, chunk.modified_ns), (0, 7, info.modified_ns));
+    assert!(info.modified_ns > 1_600_000_000_000_000_000);
 }
 
 #[tokio::test]
@@ -120,8 +147,6 @@ async fn a_link_is_written_through_and_devices_directly() {
         (full.code(), full.message()),
         (Code::ResourceExhausted, "no space left in the sandbox: /dev/full")
     );
-    symlink("loop", agent.cwd.join("loop")).unwrap();
-    assert_eq!(agent.write("loop", "", b"x").await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
@@ -138,13 +163,18 @@ async fn nothing_waits_for_a_pipe() {
 async fn paths_outside_the_rules_are_refused() {
     let mut agent = Agent::start().await;
     fs::create_dir_all(agent.cwd.join("dir")).unwrap();
-    for bad in ["", "/workspace/.nullspace/x", "/a/../workspace/.nullspace", "a\0b", "dir"] {
+    let long = "n/".repeat(2500);
+    symlink("loop", agent.cwd.join("loop")).unwrap();
+    for bad in
+        ["", "/workspace/.nullspace/x", "/a/../workspace/.nullspace", "a\0b", &long, "dir", "loop", "loop/x"]
+    {
         assert_eq!(agent.write(bad, "", b"x").await.unwrap_err().code(), Code::InvalidArgument, "{bad:?}");
     }
     fs::write(agent.cwd.join("plain"), "x").unwrap();
     for (bad, code) in [
         ("plain/below", Code::InvalidArgument),
         ("/proc/new-file", Code::PermissionDenied),
+        ("/sys/new-file", Code::PermissionDenied),
         ("/proc/1/status/x", Code::InvalidArgument),
         (&format!("{}/x", "n".repeat(300)), Code::InvalidArgument),
     ] {
@@ -156,6 +186,8 @@ async fn paths_outside_the_rules_are_refused() {
     assert!(is_directory.message().ends_with("is a directory"), "{is_directory}");
     assert_eq!(agent.read("missing", 0, 0).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(agent.list("plain", 1).await.unwrap_err().code(), Code::InvalidArgument);
+    let up = agent.write("../../../../../../../../../../../proc/x", "", b"x").await.unwrap_err();
+    assert_eq!((up.code(), up.message()), (Code::PermissionDenied, "/proc/x cannot be written"));
     let no_start = agent.client.write_file(tokio_stream::iter([data(b"x")])).await.unwrap_err();
     assert_eq!(no_start.code(), Code::InvalidArgument);
 }
@@ -172,6 +204,29 @@ async fn a_full_disk_refuses_a_file_and_leaves_the_old_one() {
     assert_eq!(error.message(), format!("no space left in the sandbox: {target}"));
     assert_eq!(fs::read(target).unwrap(), b"old");
     assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 1, "the temporary file is gone");
+}
+
+#[tokio::test]
+async fn a_file_system_that_takes_no_changes_refuses_them_by_name() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    fs::write(disk.path().join("f"), "old").unwrap();
+    let flags = nix::mount::MsFlags::MS_REMOUNT | nix::mount::MsFlags::MS_RDONLY;
+    let none: Option<&str> = None;
+    nix::mount::mount(none, disk.path(), none, flags, none).unwrap();
+    let mut agent = Agent::start().await;
+    for name in ["f", "new", "new/below"] {
+        let target = disk.path().join(name);
+        let error = agent.write(target.to_str().unwrap(), "", b"x").await.unwrap_err();
+        assert_eq!(error.code(), Code::PermissionDenied);
+        assert!(error.message().starts_with("read-only file system: "), "{error}");
+    }
+    let request = pb::ReplaceInFilesRequest {
+        paths: vec![disk.path().join("f").to_str().unwrap().into()],
+        pattern: "old".into(),
+        ..Default::default()
+    };
+    let error = agent.client.replace_in_files(request).await.unwrap_err();
+    assert_eq!(error.code(), Code::PermissionDenied, "{error}");
 }
 
 #[tokio::test]
@@ -211,6 +266,7 @@ async fn a_listing_is_sorted_and_as_deep_as_asked() {
         fs::write(cwd.join(file), file).unwrap();
     }
     symlink("/", cwd.join("link")).unwrap();
+    fs::write(cwd.join(".nullspace-write-7-new"), "not there yet").unwrap();
     let mut names = async |depth| -> Vec<String> {
         let list = agent.list(".", depth).await.unwrap();
         list.iter()

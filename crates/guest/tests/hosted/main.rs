@@ -6,6 +6,13 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 
 mod agent;
+mod archives;
+mod batch;
+mod bulk;
 mod files;
 mod processes;
+mod search;
+mod terminals;
 mod tokens;
+mod uploads;
+mod watch;

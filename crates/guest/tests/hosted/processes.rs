@@ -319,6 +319,127 @@ async fn output_for_which_the_disk_has_no_space_is_cut_and_the_process_goes_on()
     );
 }
 
+#[tokio::test]
+async fn the_same_run_again_follows_the_process_that_was_started_then() {
+    let mut agent = Agent::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let starts = directory.path().join("starts");
+    let request = pb::RunRequest {
+        run_id: "run_1".into(),
+        stdin: true,
+        ..shell(&format!("echo start >> {}; echo one; read x; echo $x; exit 4", starts.display()))
+    };
+    let mut other = agent.client.clone();
+    let (one, two) = tokio::join!(agent.client.run(request.clone()), other.run(request.clone()));
+    let (mut one, two) = (one.unwrap().into_inner(), two.unwrap().into_inner());
+    let Some(Event::Started(started)) = one.message().await.unwrap().unwrap().event else { panic!() };
+    let data = bytes::Bytes::from_static(b"two\n");
+    let write = pb::WriteStdinRequest { pid: started.pid, data, close: true };
+    agent.client.write_stdin(write).await.unwrap();
+    for outcome in [Outcome::collect(two).await, agent.run(request.clone()).await] {
+        assert_eq!((outcome.pid, outcome.text(), outcome.code()), (Some(started.pid), "one\ntwo\n", 4));
+    }
+    let background = pb::RunRequest { background: true, ..request.clone() };
+    let again = agent.run(background).await;
+    assert!(again.pid == Some(started.pid) && again.exited.is_none());
+    assert_eq!(fs::read_to_string(starts).unwrap(), "start\n");
+
+    // What was not started has no name.
+    let failing = pb::RunRequest { run_id: "run_2".into(), ..program(&["no-such-command-here"]) };
+    assert_eq!(agent.run(failing.clone()).await.reason(), Reason::CommandNotFound);
+    assert_eq!(agent.run(pb::RunRequest { command: "true".into(), ..failing }).await.code(), 0);
+    let long = agent.client.run(pb::RunRequest { run_id: "x".repeat(65), ..request }).await.unwrap_err();
+    assert_eq!(
+        (long.code(), long.message()),
+        (Code::InvalidArgument, "run_id has 65 bytes; it must have 1 to 64")
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_may_be_held_comes_with_the_first_output() {
+    let mut agent = Agent::start().await;
+    let request = pb::RunRequest { hold_ms: 3_600_000, stdin: true, ..shell("echo one; read x; echo two") };
+    let mut events = agent.client.run(request).await.unwrap().into_inner();
+    let Some(Event::Started(started)) = events.message().await.unwrap().unwrap().event else { panic!() };
+    let Some(Event::Output(output)) = events.message().await.unwrap().unwrap().event else { panic!() };
+    assert_eq!(&output.data[..], b"one\n");
+    let end = pb::WriteStdinRequest { pid: started.pid, data: Default::default(), close: true };
+    agent.client.write_stdin(end).await.unwrap();
+    let rest = Outcome { pid: Some(started.pid), ..Default::default() }.follow(events).await;
+    assert_eq!((rest.text(), rest.code()), ("two\n", 0));
+    let silent = pb::RunRequest { hold_ms: 3_600_000, ..shell("exit 3") };
+    assert_eq!(agent.run(silent).await.code(), 3);
+}
+
+/// Some twenty megabytes in no time, if nobody holds it back.
+const FLOOD: &str = "seq 1 2600000";
+
+/// Starts a command that waits for its reader, and waits until it does: what is recorded no longer grows.
+async fn held_back(agent: &mut Agent, request: pb::RunRequest) -> (u32, tonic::Streaming<pb::RunEvent>) {
+    let request = pb::RunRequest { paced: true, ..request };
+    let mut events = agent.client.run(request).await.unwrap().into_inner();
+    let Some(Event::Started(started)) = events.message().await.unwrap().unwrap().event else { panic!() };
+    let (mut len, mut same) = (0, 0);
+    while same < 20 {
+        agent.shell("sleep 0.01").await;
+        let now = agent.log(started.pid, pb::Stream::Interleaved, 0).await.len();
+        same = if now == len && now > 1 << 20 { same + 1 } else { 0 };
+        len = now;
+    }
+    // The window, a pipe, and what the connection takes.
+    assert!(len < 8 << 20, "{len} bytes");
+    (started.pid, events)
+}
+
+#[tokio::test]
+async fn a_command_waits_for_a_reader_that_asks_for_it_and_it_gets_every_byte() {
+    let mut agent = Agent::start().await;
+    let (pid, events) = held_back(&mut agent, shell(FLOOD)).await;
+    let outcome = Outcome { pid: Some(pid), ..Default::default() }.follow(events).await;
+    let all: String = (1..=2_600_000).map(|n| format!("{n}\n")).collect();
+    assert!(outcome.code() == 0 && outcome.text() == all);
+}
+
+#[tokio::test]
+async fn a_command_goes_on_when_the_reader_it_waits_for_is_gone() {
+    let mut agent = Agent::start().await;
+    let (pid, events) = held_back(&mut agent, shell(FLOOD)).await;
+    let (attached, again) = {
+        let request = pb::AttachRequest { pid, paced: true, ..Default::default() };
+        (agent.client.attach(request).await.unwrap().into_inner(), agent.attach(pid, 0, 0))
+    };
+    drop((events, attached));
+    let outcome = again.await;
+    assert!(outcome.code() == 0 && outcome.text().ends_with("\n2600000\n"));
+}
+
+#[tokio::test]
+async fn a_command_that_waits_for_its_reader_is_killed_at_once_and_at_its_timeout() {
+    let mut agent = Agent::start().await;
+    for timeout_ms in [0, 1500] {
+        let (pid, events) = held_back(&mut agent, pb::RunRequest { timeout_ms, ..shell("yes") }).await;
+        if timeout_ms == 0 {
+            agent.client.kill_process(pb::KillProcessRequest { pid }).await.unwrap();
+        }
+        // Another one learns of it, though the first does not read.
+        let exited = agent.attach(pid, 0, 0).await.exited.unwrap();
+        assert_eq!((exited.exit_code, exited.timed_out), (137, timeout_ms > 0));
+        let outcome = Outcome { pid: Some(pid), ..Default::default() }.follow(events).await;
+        assert_eq!(outcome.stdout.len() as u64, exited.stdout_bytes);
+        assert_eq!(outcome.exited.unwrap().exit_code, 137);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_is_waited_for_gets_also_what_the_log_has_no_room_for() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let mut agent = Agent::with_logs(Some(disk.path().join("logs"))).await;
+    let outcome = agent.run(pb::RunRequest { paced: true, ..shell("seq 1 1000000; exit 5") }).await;
+    let all: String = (1..=1_000_000).map(|n| format!("{n}\n")).collect();
+    assert!(outcome.code() == 5 && outcome.text() == all);
+    assert!(agent.log(outcome.pid.unwrap(), pb::Stream::Stdout, 0).await.len() < all.len());
+}
+
 /// A file system with room for one megabyte.
 pub struct SmallDisk(tempfile::TempDir);
 

@@ -7,6 +7,8 @@ mod health;
 mod process;
 mod sandbox;
 mod template;
+mod terminal;
+mod upload;
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,12 +22,14 @@ pub(crate) struct App(Arc<Inner>);
 
 struct Inner {
     authenticator: Authenticator,
+    /// What the URLs that are given out begin with.
+    public_url: Option<String>,
     control: OnceLock<Control>,
 }
 
 impl App {
-    pub(crate) fn new(authenticator: Authenticator) -> Self {
-        Self(Arc::new(Inner { authenticator, control: OnceLock::new() }))
+    pub(crate) fn new(authenticator: Authenticator, public_url: Option<String>) -> Self {
+        Self(Arc::new(Inner { authenticator, public_url, control: OnceLock::new() }))
     }
 
     /// From here on requests are served.

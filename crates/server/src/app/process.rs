@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 use nullspace_api::ProcessApi;
-use nullspace_api::process::{ExecReply, LogsReply};
+use nullspace_api::process::{ExecReply, LogsReply, ProcessEvents};
 use nullspace_control::{Execution, Logs};
 use nullspace_types::Result;
 use nullspace_types::id::SandboxId;
@@ -30,6 +30,26 @@ impl ProcessApi for App {
         self.control()?.process_exec(caller.tenant_id, id, request).await.map(reply)
     }
 
+    async fn process_stream(
+        &self,
+        caller: Principal,
+        id: SandboxId,
+        request: ExecRequest,
+    ) -> Result<ProcessEvents> {
+        self.control()?.process_stream(caller.tenant_id, id, request).await
+    }
+
+    async fn process_attach(
+        &self,
+        caller: Principal,
+        id: SandboxId,
+        pid: u32,
+        stdout_offset: u64,
+        stderr_offset: u64,
+    ) -> Result<ProcessEvents> {
+        self.control()?.process_attach(caller.tenant_id, id, pid, stdout_offset, stderr_offset).await
+    }
+
     async fn process_list(&self, caller: Principal, id: SandboxId) -> Result<Vec<ProcessInfo>> {
         self.control()?.process_list(caller.tenant_id, id).await
     }
@@ -46,6 +66,10 @@ impl ProcessApi for App {
         request: ProcessStdin,
     ) -> Result<()> {
         self.control()?.process_stdin(caller.tenant_id, id, pid, request).await
+    }
+
+    async fn process_stdin_close(&self, caller: Principal, id: SandboxId, pid: u32) -> Result<()> {
+        self.control()?.process_stdin_close(caller.tenant_id, id, pid).await
     }
 
     async fn process_logs(&self, caller: Principal, id: SandboxId, pid: u32) -> Result<LogsReply> {

@@ -6,7 +6,7 @@ use nullspace_types::id::{KeyId, TenantId};
 use nullspace_types::key::Key;
 use sqlx::Row as _;
 
-use super::{Engine, Row, exact, parsed, prose, retried, time, time_option};
+use super::{Engine, Row, bytes, exact, parsed, prose, retried, time, time_option};
 use crate::idempotency::IdempotencyStore;
 use crate::key::{KeyRow, KeyStore, NewKey, TenantRow};
 use crate::{Error, Result};
@@ -131,13 +131,15 @@ impl KeyStore for Engine {
             .bind(&secret_hash[..])
             .fetch_optional(self.reader())
             .await?;
-        row.map(|row| {
-            let hash: Vec<u8> = row.try_get("secret_hash")?;
-            let secret_hash =
-                hash.try_into().map_err(|_| Error::corrupt("column secret_hash: not 32 bytes"))?;
-            Ok(KeyRow { key: key(&row)?, secret_hash })
-        })
-        .transpose()
+        row.map(|row| Ok(KeyRow { key: key(&row)?, secret_hash: bytes(&row, "secret_hash")? })).transpose()
+    }
+
+    async fn key_get(&self, id: KeyId) -> Result<Option<Key>> {
+        let row = sqlx::query(select!("WHERE k.id = $1"))
+            .bind(id.to_string())
+            .fetch_optional(self.reader())
+            .await?;
+        row.as_ref().map(key).transpose()
     }
 
     async fn key_list(&self, tenant: Option<TenantId>) -> Result<Vec<Key>> {

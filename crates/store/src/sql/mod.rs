@@ -8,6 +8,7 @@ mod key;
 mod sandbox;
 mod sandbox_list;
 mod sandbox_row;
+mod secret;
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -66,6 +67,12 @@ fn parsed_option<T: FromStr<Err: Display>>(row: &Row, column: &'static str) -> R
 fn json<T: serde::de::DeserializeOwned>(row: &Row, column: &'static str) -> Result<T> {
     let text: String = row.try_get(column)?;
     serde_json::from_str(&text).map_err(|error| Error::corrupt(format!("column {column}: {error}")))
+}
+
+/// A column that holds exactly 32 bytes.
+fn bytes(row: &Row, column: &'static str) -> Result<[u8; 32]> {
+    let value: Vec<u8> = row.try_get(column)?;
+    value.try_into().map_err(|_| Error::corrupt(format!("column {column}: not 32 bytes")))
 }
 
 fn time(row: &Row, column: &'static str) -> Result<Timestamp> {

@@ -47,6 +47,8 @@ pub async fn a_key_is_found_by_its_digest_and_revoked_once(world: &World) {
     let found = world.store.key_find(&[1; 32]).await.unwrap().unwrap();
     assert_eq!((found.key, found.secret_hash), (stored.clone(), [1; 32]));
     assert_eq!(world.store.key_find(&[3; 32]).await.unwrap(), None);
+    assert_eq!(world.store.key_get(first.id).await.unwrap().as_ref(), Some(&stored));
+    assert_eq!(world.store.key_get(KeyId::new()).await.unwrap(), None);
     assert_eq!(world.store.key_list(Some(one)).await.unwrap(), [stored]);
     assert_eq!(world.store.key_list(None).await.unwrap().len(), 2);
 

@@ -9,6 +9,7 @@ mod lifecycle;
 mod listing;
 mod operating;
 mod postgres;
+mod secrets;
 mod world;
 
 use futures::future::BoxFuture;
@@ -40,6 +41,7 @@ suite! {
     keys::a_tenant_is_made_once_however_many_ask_for_it,
     keys::a_key_is_found_by_its_digest_and_revoked_once,
     keys::a_key_needs_a_tenant_and_a_digest_of_its_own,
+    secrets::the_first_to_come_makes_a_secret_for_all,
     idempotency::the_same_request_again_answers_what_it_made,
     idempotency::ten_callers_at_once_with_one_key_make_one_sandbox,
     idempotency::a_freed_key_can_be_used_again,

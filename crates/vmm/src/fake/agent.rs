@@ -2,24 +2,32 @@
 //! files that nobody else sees. It runs nothing and touches no file of the host's.
 //!
 //! Words: `true`, `false`, `echo …`, `env`, `pwd`, `exit N`, `sleep SECONDS`, `cat` (copies standard
-//! input until it is killed), `yes-bytes N` (that much output), `bad-utf8`. A shell line is split at
-//! spaces. Anything else is not found.
+//! input until that ends), `yes-bytes N` (that much output), `count N` (so many lines, each its own),
+//! `bad-utf8`. A shell line is split at spaces. Anything else is not found.
 
 mod calls;
 mod files;
 mod processes;
+mod search;
+mod terminals;
+mod uploads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nullspace_guest_proto as proto;
 use nullspace_guest_proto::agent_server::AgentServer;
-use tokio::io::DuplexStream;
+use tokio::io::{DuplexStream, copy_bidirectional, duplex};
+use tokio::sync::watch;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
 
 use files::Tree;
 use processes::Processes;
+use terminals::Terminals;
+use uploads::Uploads;
+
+use super::LINK_BYTES;
 
 /// How an agent is told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,14 +40,32 @@ pub enum Fault {
 
 /// An agent. All clones are the same one.
 #[derive(Clone)]
-pub struct FakeAgent(Arc<Mutex<State>>);
+pub struct FakeAgent {
+    state: Arc<Mutex<State>>,
+    links: Links,
+}
 
 struct State {
     checkpoint_token: String,
     own: Option<proto::AdoptRequest>,
     fault: Option<Fault>,
+    /// For each of the next streams of a command, after how many events the links break.
+    breaks: VecDeque<u64>,
     files: Tree,
     processes: Processes,
+    terminals: Terminals,
+    uploads: Uploads,
+}
+
+/// Every link that is open.
+#[derive(Clone, Default)]
+struct Links(watch::Sender<()>);
+
+impl Links {
+    /// Breaks them all. What was sent and has not arrived is lost.
+    fn cut(&self) {
+        self.0.send_replace(());
+    }
 }
 
 impl FakeAgent {
@@ -49,10 +75,13 @@ impl FakeAgent {
             checkpoint_token,
             own: None,
             fault: None,
+            breaks: VecDeque::new(),
             files: Tree::default(),
             processes: Processes::default(),
+            terminals: Terminals::default(),
+            uploads: Uploads::default(),
         };
-        Self(Arc::new(Mutex::new(state)))
+        Self { state: Arc::new(Mutex::new(state)), links: Links::default() }
     }
 
     /// Has it fail from now on.
@@ -60,16 +89,46 @@ impl FakeAgent {
         self.state().fault = fault;
     }
 
+    /// Has every link break once the next stream of a command has had so many events (with 0, before the
+    /// caller hears of the start), then again in the next such stream, and so on.
+    pub fn break_links_after(&self, events: impl IntoIterator<Item = u64>) {
+        self.state().breaks.extend(events);
+    }
+
+    /// Breaks every link now.
+    pub fn break_links(&self) {
+        self.links.cut();
+    }
+
+    /// How many processes were ever started since it was adopted.
+    pub fn started(&self) -> usize {
+        self.state().processes.all().count()
+    }
+
     /// Serves one link to its end.
-    pub async fn serve(self, stream: DuplexStream) {
-        let checked = self.clone();
+    pub async fn serve(self, mut stream: DuplexStream) {
+        let (checked, links) = (self.clone(), self.links.clone());
         let service = AgentServer::new(self).max_decoding_message_size(proto::MESSAGE_LIMIT);
         let service = InterceptedService::new(service, move |request: Request<()>| checked.check(request));
-        let links = tokio_stream::iter([Ok::<_, std::io::Error>(stream)]);
-        let served =
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming(links).await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "a link to a fake agent broke");
+        // The library serves a link in a task of its own: what is broken is the way to it.
+        let (mut near, far) = duplex(LINK_BYTES);
+        let served = async {
+            let far = tokio_stream::iter([Ok::<_, std::io::Error>(far)]);
+            let served =
+                tonic::transport::Server::builder().add_service(service).serve_with_incoming(far).await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "a link to a fake agent broke");
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut cut = links.0.subscribe();
+        tokio::select! {
+            () = served => {}
+            ended = copy_bidirectional(&mut stream, &mut near) => {
+                tracing::debug!(?ended, "a link to a fake agent ended");
+            }
+            // The sender lives in `links`.
+            _ = cut.changed() => {}
         }
     }
 
@@ -88,7 +147,7 @@ impl FakeAgent {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no holder panics")
+        self.state.lock().expect("no holder panics")
     }
 }
 

@@ -18,8 +18,8 @@ use tokio::sync::watch;
 pub use agent::{FakeAgent, Fault};
 
 use crate::{
-    Description, Error, GuestLink, Handle, Hardware, LinkStream, MachineEvent, Memory, Monitor, Placement,
-    Vmm,
+    Buffer, Delta, Description, Error, GuestLink, Handle, Hardware, Layer, LinkStream, MachineEvent, Memory,
+    Monitor, Placement, Vmm,
 };
 
 /// Bytes that a link holds before its writer waits.
@@ -65,6 +65,14 @@ impl GuestLink for FakeLink {
             }
         });
         Ok(Box::new(near))
+    }
+
+    fn has_bulk(&self) -> bool {
+        false
+    }
+
+    async fn dial_bulk(&self, _: Duration) -> std::io::Result<Box<dyn LinkStream>> {
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -121,6 +129,7 @@ impl Vmm for FakeVmm {
         hardware: &Hardware,
         placement: Placement,
         _: &Memory,
+        _: Option<Arc<Delta>>,
         _: File,
     ) -> Result<Arc<dyn Monitor>, Error> {
         Ok(Arc::new(FakeHandle(start(hardware, &placement))))
@@ -181,6 +190,26 @@ impl Monitor for FakeHandle {
 
     async fn save_devices(&self, mut to: File) -> Result<(), Error> {
         to.write_all(b"fake").map_err(|source| Error::File { what: "the device state".into(), source })
+    }
+
+    async fn make_buffer(&self, memory_mb: u32) -> Result<Buffer, Error> {
+        Ok(Buffer::new(memory_mb, 0))
+    }
+
+    async fn changed_memory(&self, buffer: Buffer) -> Result<Delta, Error> {
+        Ok(Delta::new(buffer.memory_mb, Vec::new(), Vec::new()))
+    }
+
+    async fn add_layer(&self, path: &Path) -> Result<Layer, Error> {
+        Ok(Layer { name: path.display().to_string(), bytes: 0 })
+    }
+
+    async fn freeze_disk(&self, _: Layer) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn drop_layer(&self, _: Layer) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn resize_disk(&self, _: u64) -> Result<(), Error> {

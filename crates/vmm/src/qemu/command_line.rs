@@ -22,8 +22,10 @@ mod descriptor {
     pub const QMP: u32 = 3;
     pub const MEMORY: u32 = 4;
     pub const TAP: u32 = 5;
-    pub const DEVICES: u32 = 6;
 }
+
+/// The device state, as QEMU calls the descriptor that follows.
+pub const DEVICES: &str = "fd:6";
 
 /// Where files stand in the jail.
 pub mod paths {
@@ -52,6 +54,9 @@ pub enum Start {
     Boot,
     /// From a device state, its memory private, standing still.
     Restore,
+    /// The same, but the device state is read only when that is asked for, from [`DEVICES`]: first its
+    /// memory is written.
+    RestoreLater,
 }
 
 /// The processor model: all that the host has, or all that TCG can do but what only costs there: a
@@ -81,7 +86,7 @@ const fn kernel_parameters(acceleration: Acceleration) -> &'static str {
     }
 }
 
-/// The node name of the top layer, which can be resized.
+/// The node name of the layer that is the top when the machine starts.
 pub const TOP_NODE: &str = "top";
 
 /// The ring buffer that holds the console's last output.
@@ -125,8 +130,8 @@ pub fn arguments(
     add("-initrd", paths::INITRD.into());
     add("-append", format!("{}{}", hardware.kernel_parameters, kernel_parameters(acceleration)));
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
-    if start == Start::Restore {
-        add("-incoming", format!("fd:{}", descriptor::DEVICES));
+    if start != Start::Boot {
+        add("-incoming", if start == Start::Restore { DEVICES } else { "defer" }.into());
         words.push("-S".into());
     }
     words.extend(["-no-reboot", "-nodefaults", "-no-user-config"].map(str::to_owned));
@@ -178,6 +183,8 @@ mod tests {
         let restore = arguments(&hardware, &paths, Acceleration::Tcg, Start::Restore).join(" ");
         assert!(boot.contains("share=on") && !boot.contains("-incoming"));
         assert!(restore.contains("share=off") && restore.contains("-incoming fd:6 -S"));
+        let later = arguments(&hardware, &paths, Acceleration::Tcg, Start::RestoreLater).join(" ");
+        assert_eq!(later, restore.replace("fd:6", "defer"));
     }
 
     #[test]

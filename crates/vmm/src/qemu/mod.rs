@@ -2,7 +2,9 @@
 //! finds out whether this host's KVM can really run the guest's kernel.
 
 mod command_line;
+mod disk;
 mod monitor;
+mod private_memory;
 pub mod probe;
 mod qmp;
 
@@ -15,8 +17,9 @@ use async_trait::async_trait;
 use nullspace_jail::cgroup::{Hierarchy, Limits};
 use nullspace_jail::{Bind, Process, Spec};
 
-use crate::{Description, Error, GuestLink, Handle, Hardware, Memory, Monitor, Placement, Vmm};
+use crate::{Delta, Description, Error, GuestLink, Handle, Hardware, Memory, Monitor, Placement, Vmm};
 use command_line::{Paths, Start};
+use disk::Disk;
 use monitor::QemuMonitor;
 
 /// Memory of a monitor besides the guest's own: QEMU itself, and under TCG the translated code.
@@ -72,6 +75,7 @@ impl Qemu {
         hardware: &Hardware,
         placement: Placement,
         memory: &Memory,
+        start: Start,
         devices: Option<File>,
     ) -> Result<Arc<QemuMonitor>, Error> {
         let (listener, socket) = qmp::listen(&placement.directory)?;
@@ -83,7 +87,6 @@ impl Qemu {
         let log_path = placement.directory.join("monitor.log");
         let log =
             fs_err::File::create(&log_path).map_err(file("the monitor's log cannot be made"))?.into_parts().0;
-        let start = if devices.is_some() { Start::Restore } else { Start::Boot };
         // Descriptors 3, 4, 5 and, for a restore, 6; the command line names them by these numbers.
         let mut fds: Vec<OwnedFd> = vec![listener, memory, placement.tap];
         fds.extend(devices.map(OwnedFd::from));
@@ -91,7 +94,9 @@ impl Qemu {
         let limits = Limits {
             // One processor a virtual one, and some for the devices.
             cpu_percent: hardware.vcpus * 100 + 20,
-            memory_bytes: (u64::from(hardware.memory_mb) + OVERHEAD_MB) << 20,
+            // Twice the guest's own: the first machine that touches a page which is a hole in the
+            // template's memory is charged for that page too, besides its private copy of it.
+            memory_bytes: (2 * u64::from(hardware.memory_mb) + OVERHEAD_MB) << 20,
             tasks: 64 + hardware.vcpus,
         };
         let root = placement.directory.join("root");
@@ -135,7 +140,8 @@ impl Qemu {
             control_group: placement.name,
             directory: placement.directory,
         };
-        QemuMonitor::connect(handle, process, placement.link, Arc::clone(&self.groups), &socket).await
+        let groups = Arc::clone(&self.groups);
+        QemuMonitor::connect(handle, process, placement.link, groups, &socket, Disk::started()).await
     }
 
     fn binds(&self, hardware: &Hardware, paths: &Paths) -> Vec<Bind> {
@@ -164,7 +170,7 @@ impl Vmm for Qemu {
         placement: Placement,
         memory: &Memory,
     ) -> Result<Arc<dyn Monitor>, Error> {
-        Ok(self.start(hardware, placement, memory, None).await?)
+        Ok(self.start(hardware, placement, memory, Start::Boot, None).await?)
     }
 
     async fn restore(
@@ -172,10 +178,22 @@ impl Vmm for Qemu {
         hardware: &Hardware,
         placement: Placement,
         memory: &Memory,
+        delta: Option<Arc<Delta>>,
         devices: File,
     ) -> Result<Arc<dyn Monitor>, Error> {
-        let monitor = self.start(hardware, placement, memory, Some(devices)).await?;
-        match monitor.wait_restored().await {
+        if let Some(delta) = &delta {
+            delta.check_size(hardware.memory_mb)?;
+        }
+        let start = if delta.is_some() { Start::RestoreLater } else { Start::Restore };
+        let monitor = self.start(hardware, placement, memory, start, Some(devices)).await?;
+        let restored = async {
+            if let Some(delta) = delta {
+                monitor.write_memory(delta).await?;
+                monitor.read_devices().await?;
+            }
+            monitor.wait_restored().await
+        };
+        match restored.await {
             Ok(()) => Ok(monitor),
             Err(error) => {
                 monitor.end().await?;
@@ -187,7 +205,8 @@ impl Vmm for Qemu {
     async fn reattach(&self, handle: &Handle, link: Arc<dyn GuestLink>) -> Result<Arc<dyn Monitor>, Error> {
         let process = Process::find_again(handle.pid, handle.start_time)?;
         let socket = qmp::socket_path(&handle.directory);
-        Ok(QemuMonitor::connect(handle.clone(), process, link, Arc::clone(&self.groups), &socket).await?)
+        let (handle, groups) = (handle.clone(), Arc::clone(&self.groups));
+        Ok(QemuMonitor::connect(handle, process, link, groups, &socket, Disk::found()).await?)
     }
 
     async fn make_layer(&self, path: &Path, bytes: u64) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! One running QEMU.
+//! One running QEMU. Its disk's layers are in [`super::disk`], its memory in [`super::private_memory`].
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,9 +12,11 @@ use nullspace_jail::cgroup::Hierarchy;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, mpsc};
 
-use super::command_line::{CONSOLE, TOP_NODE};
+use super::command_line::{CONSOLE, DEVICES};
+use super::disk::Disk;
+use super::private_memory;
 use super::qmp::{self, Dialogue, Event};
-use crate::{Error, GuestLink, Handle, MachineEvent, Monitor};
+use crate::{Buffer, Delta, Error, GuestLink, Handle, Layer, MachineEvent, Monitor};
 
 /// How long QEMU may take from its start to its greeting.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -22,15 +24,13 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long it may take to read a device state.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The descriptor set that a device state is written through.
-const DEVICES_SET: u32 = 1;
-
 pub struct QemuMonitor {
     handle: Handle,
-    process: Process,
+    process: Arc<Process>,
     link: Arc<dyn GuestLink>,
     groups: Arc<Hierarchy>,
     dialogue: Dialogue,
+    disk: Disk,
     events: Mutex<mpsc::Receiver<Event>>,
 }
 
@@ -43,6 +43,7 @@ impl QemuMonitor {
         link: Arc<dyn GuestLink>,
         groups: Arc<Hierarchy>,
         socket: &Path,
+        disk: Disk,
     ) -> Result<Arc<Self>, Error> {
         let (send, events) = mpsc::channel(64);
         let opened = tokio::select! {
@@ -52,7 +53,8 @@ impl QemuMonitor {
         };
         match opened {
             Ok(dialogue) => {
-                Ok(Arc::new(Self { handle, process, link, groups, dialogue, events: Mutex::new(events) }))
+                let (process, events) = (Arc::new(process), Mutex::new(events));
+                Ok(Arc::new(Self { handle, process, link, groups, dialogue, disk, events }))
             }
             Err(error) => {
                 process.kill();
@@ -61,6 +63,18 @@ impl QemuMonitor {
                 Err(Error::Monitor(format!("{error}{}", last_words(&handle.directory).await)))
             }
         }
+    }
+
+    /// Puts a delta's pages into the memory of a machine that has not read its device state yet: its
+    /// devices look into memory while they read theirs.
+    pub async fn write_memory(&self, delta: Arc<Delta>) -> Result<(), Error> {
+        let process = Arc::clone(&self.process);
+        off_thread(move || private_memory::write(&process, &delta)).await
+    }
+
+    /// Begins to read the device state of a machine that was started to wait for that.
+    pub async fn read_devices(&self) -> Result<(), Error> {
+        self.dialogue.run(&qmp::ReadDevices { uri: DEVICES.into() }).await.map(drop)
     }
 
     /// Waits until the device state has been read.
@@ -106,7 +120,12 @@ impl Monitor for QemuMonitor {
     }
 
     async fn resume(&self) -> Result<(), Error> {
-        self.dialogue.run(&qmp::Continue {}).await.map(drop)
+        self.dialogue.run(&qmp::Continue {}).await?;
+        // It runs, whatever becomes of this.
+        if let Err(error) = self.dialogue.close_passed().await {
+            tracing::warn!(pid = self.handle.pid, %error, "a monitor keeps a file open that it was passed");
+        }
+        Ok(())
     }
 
     async fn pause(&self) -> Result<(), Error> {
@@ -114,16 +133,34 @@ impl Monitor for QemuMonitor {
     }
 
     async fn save_devices(&self, to: File) -> Result<(), Error> {
-        self.dialogue
-            .run_with(&qmp::AddDescriptor { fdset_id: DEVICES_SET }, Some(OwnedFd::from(to)))
-            .await?;
-        let filename = format!("/dev/fdset/{DEVICES_SET}");
-        self.dialogue.run(&qmp::SaveDevices { filename }).await?;
-        self.dialogue.run(&qmp::RemoveDescriptor { fdset_id: DEVICES_SET }).await.map(drop)
+        let filename = qmp::passed_name(self.dialogue.pass(to).await?);
+        self.dialogue.run(&qmp::SaveDevices { filename, live: false }).await.map(drop)
+    }
+
+    async fn make_buffer(&self, memory_mb: u32) -> Result<Buffer, Error> {
+        let process = Arc::clone(&self.process);
+        off_thread(move || private_memory::make_buffer(&process, memory_mb)).await
+    }
+
+    async fn changed_memory(&self, buffer: Buffer) -> Result<Delta, Error> {
+        let process = Arc::clone(&self.process);
+        off_thread(move || private_memory::changed(&process, buffer)).await
+    }
+
+    async fn add_layer(&self, path: &Path) -> Result<Layer, Error> {
+        self.disk.add(&self.dialogue, path).await
+    }
+
+    async fn freeze_disk(&self, layer: Layer) -> Result<(), Error> {
+        self.disk.freeze(&self.dialogue, layer).await
+    }
+
+    async fn drop_layer(&self, layer: Layer) -> Result<(), Error> {
+        self.disk.close(&self.dialogue, &layer.name).await
     }
 
     async fn resize_disk(&self, bytes: u64) -> Result<(), Error> {
-        self.dialogue.run(&qmp::ResizeBlock { node_name: TOP_NODE.into(), size: bytes }).await.map(drop)
+        self.disk.resize(&self.dialogue, bytes).await
     }
 
     async fn next_event(&self) -> Option<MachineEvent> {
@@ -157,6 +194,13 @@ impl Monitor for QemuMonitor {
             Err(error) => format!("(the console cannot be read: {error})"),
         }
     }
+}
+
+/// Does what blocks where nobody waits behind it.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Monitor(error.to_string()))?
 }
 
 /// Resolves once a process has ended.

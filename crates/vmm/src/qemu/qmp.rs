@@ -4,6 +4,7 @@
 //! Source: QEMU, "QEMU Machine Protocol Specification" (docs/interop/qmp-spec).
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -50,6 +51,39 @@ macro_rules! command {
 #[derive(Debug, Deserialize)]
 pub struct Nothing {}
 
+/// A set of descriptors, which QEMU opens as a file: see [`passed_name`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DescriptorSet {
+    /// Its number.
+    pub fdset_id: u32,
+}
+
+/// A device that has a disk, if there is one in it.
+#[derive(Debug, Deserialize)]
+pub struct BlockDevice {
+    /// The disk's top.
+    pub inserted: Option<BlockNode>,
+}
+
+/// A layer of a disk.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockNode {
+    /// As it was called when it was made.
+    pub node_name: String,
+    /// What it shows.
+    pub image: BlockImage,
+}
+
+/// What a block node shows to what is above it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockImage {
+    /// Its size in bytes.
+    pub virtual_size: u64,
+}
+
 /// What the machine is doing.
 #[derive(Debug, Deserialize)]
 pub struct Status {
@@ -74,20 +108,55 @@ command!(
     QueryStatus {} = "query-status" -> Status
 );
 command!(
-    /// Writes the state of all devices but memory. The name is historic; it needs no Xen.
-    SaveDevices { filename: String } = "xen-save-devices-state" -> Nothing
+    /// Writes the state of all devices but memory. The name is historic; it needs no Xen. `live` is about
+    /// what comes after: unless it is off, QEMU gives up the disks of a machine that stands still.
+    SaveDevices { filename: String, live: bool } = "xen-save-devices-state" -> Nothing
 );
 command!(
-    /// Makes a descriptor set of the descriptor that comes with the command.
-    AddDescriptor { fdset_id: u32 } = "add-fd" -> Value
+    /// Begins to read the device state that a machine which was started for one waits for.
+    ReadDevices { uri: String } = "migrate-incoming" -> Nothing
 );
 command!(
-    /// Forgets a descriptor set.
+    /// Makes a descriptor set, with a number that no other has, of the descriptor that comes with the
+    /// command.
+    AddDescriptor {} = "add-fd" -> DescriptorSet
+);
+command!(
+    /// Forgets a descriptor set: closes what was passed, as soon as the machine runs, and the set is gone
+    /// with the last that was opened of it.
     RemoveDescriptor { fdset_id: u32 } = "remove-fd" -> Nothing
 );
 command!(
     /// Gives a disk another size.
     ResizeBlock { node_name: String, size: u64 } = "block_resize" -> Nothing
+);
+command!(
+    /// The devices with disks.
+    QueryBlock {} = "query-block" -> Vec<BlockDevice>
+);
+command!(
+    /// Opens a file as a block node.
+    AddFileNode { driver: &'static str, node_name: String, filename: String, discard: &'static str }
+        = "blockdev-add" -> Nothing
+);
+command!(
+    /// Opens the layer in a file's node, with nothing below it yet.
+    AddLayerNode {
+        driver: &'static str,
+        node_name: String,
+        file: String,
+        backing: (),
+        discard: &'static str,
+        detect_zeroes: &'static str
+    } = "blockdev-add" -> Nothing
+);
+command!(
+    /// Closes a block node that nothing uses.
+    DeleteNode { node_name: String } = "blockdev-del" -> Nothing
+);
+command!(
+    /// Puts a layer with nothing below it on top of a disk, which is only read from then on.
+    Snapshot { node: String, overlay: String } = "blockdev-snapshot" -> Nothing
 );
 command!(
     /// Reads and takes what a ring buffer holds.
@@ -133,6 +202,8 @@ type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Result<Value, Strin
 pub struct Dialogue {
     writer: tokio::sync::Mutex<(u64, OwnedWriteHalf)>,
     waiting: Waiting,
+    /// Descriptor sets that QEMU still holds.
+    passed: Mutex<Vec<u32>>,
     reader: tokio::task::JoinHandle<()>,
 }
 
@@ -140,6 +211,11 @@ impl Drop for Dialogue {
     fn drop(&mut self) {
         self.reader.abort();
     }
+}
+
+/// What QEMU calls the file in a descriptor set.
+pub fn passed_name(set: u32) -> String {
+    format!("/dev/fdset/{set}")
 }
 
 /// The socket's path in a machine's directory.
@@ -171,7 +247,8 @@ impl Dialogue {
         let (read, write) = UnixStream::from_std(stream).map_err(lost)?.into_split();
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let reader = tokio::spawn(read_lines(read, Arc::clone(&waiting), events));
-        let dialogue = Self { writer: tokio::sync::Mutex::new((0, write)), waiting, reader };
+        let dialogue =
+            Self { writer: tokio::sync::Mutex::new((0, write)), waiting, passed: Mutex::default(), reader };
         dialogue.run(&Capabilities {}).await?;
         Ok(dialogue)
     }
@@ -181,8 +258,26 @@ impl Dialogue {
         self.run_with(command, None).await
     }
 
+    /// Passes a file on, and answers the number of its descriptor set. QEMU opens it only with the very
+    /// access that it was opened with here.
+    pub async fn pass(&self, file: File) -> Result<u32, Error> {
+        let set = self.run_with(&AddDescriptor {}, Some(file.into())).await?.fdset_id;
+        self.passed.lock().expect("no panic under it").push(set);
+        Ok(set)
+    }
+
+    /// Has QEMU close what was passed; what it has opened of that, it keeps. The machine must run: as long
+    /// as it stands still QEMU closes none, and forgets that it was asked to.
+    pub async fn close_passed(&self) -> Result<(), Error> {
+        let passed = std::mem::take(&mut *self.passed.lock().expect("no panic under it"));
+        for fdset_id in passed {
+            self.run(&RemoveDescriptor { fdset_id }).await?;
+        }
+        Ok(())
+    }
+
     /// Runs a command that a descriptor goes with.
-    pub async fn run_with<C: Command>(&self, command: &C, fd: Option<OwnedFd>) -> Result<C::Answer, Error> {
+    async fn run_with<C: Command>(&self, command: &C, fd: Option<OwnedFd>) -> Result<C::Answer, Error> {
         let gone = |what: &str| Error::Monitor(format!("{}: {what}", C::NAME));
         let (send, receive) = oneshot::channel();
         {

@@ -35,7 +35,19 @@ fn body() -> Value {
     json!({
         "command": "true", "data": "x", "timeout_ms": 60_000,
         "path": "/tmp/x", "content": "x", "old_path": "/tmp/x", "new_path": "/tmp/y", "permissions": "644",
+        "pattern": "x", "files": ["/tmp/x"], "replacement": "y", "cols": 80, "rows": 24, "kind": "file",
+        "source_kind": "restartable_file", "target_path": "/tmp/x", "content_length": 1,
     })
+}
+
+/// The same as a form, of one file or of several.
+fn form(batch: bool) -> String {
+    let part = |name: &str, content: &str| {
+        format!("--x\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{content}\r\n")
+    };
+    let manifest = json!({"files": [{"path": "/tmp/x", "field": "file"}]}).to_string();
+    let manifest = if batch { part("manifest", &manifest) } else { String::new() };
+    format!("{manifest}{}--x--\r\n", part("file", "x"))
 }
 
 /// Asks with this `Authorization` header; the query is what raw files need, and no matter elsewhere.
@@ -45,11 +57,19 @@ async fn ask(
     id: &str,
     key: Option<&str>,
 ) -> nullspace_tests_api::Answer {
-    let path = operation.path.replace("{sandbox_id}", id).replace("{pid}", "1") + "?path=/tmp/x";
+    let path = operation.path.replace("{sandbox_id}", id).replace("{pid}", "1").replace("{part}", "0");
+    let path = path.replace("{session_id}", "ses_00000000000070008000000000000000");
+    let path = path.replace("{upload_id}", "up_00000000000070008000000000000000") + "?path=/tmp/x";
     let mut request = server.request(operation.method.clone(), &path);
-    if operation.method != Method::GET {
-        request = request.json(&body());
-    }
+    request = match (&operation.method, &*operation.name) {
+        (&Method::GET, _) => request,
+        (_, name @ ("file_upload_form" | "file_batch_write")) => {
+            let form = form(name == "file_batch_write");
+            request.header("content-type", "multipart/form-data; boundary=x").body(form)
+        }
+        (_, "upload_part") => request.header("x-nullspace-part-sha256", "0".repeat(64)).body("x"),
+        _ => request.json(&body()),
+    };
     let (client, request) = request.build_split();
     let mut request = request.expect("a request");
     request.headers_mut().remove("authorization");

@@ -11,5 +11,8 @@ mod key;
 mod list;
 mod lost;
 mod server;
+mod signed_url;
+mod socket;
 mod tenant;
 mod timeout;
+mod upload;

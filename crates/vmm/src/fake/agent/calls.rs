@@ -1,19 +1,18 @@
 //! The protocol's calls.
 
-use std::time::Instant;
-
 use bytes::{Bytes, BytesMut};
 use nullspace_guest_proto as proto;
 use nullspace_guest_proto::agent_server::Agent;
 use nullspace_guest_proto::run_event::Event;
 use nullspace_guest_proto::write_file_request::Part;
+use nullspace_guest_proto::write_files_reply::Outcome;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::files::resolve;
-use super::processes::{Work, work};
-use super::{FakeAgent, Fault};
+use super::processes::{Follower, Work, work};
+use super::{FakeAgent, Fault, search};
 
 type Answers<T> = ReceiverStream<Result<T, Status>>;
 type Answer<T> = Result<Response<T>, Status>;
@@ -31,7 +30,17 @@ fn all<T: Send + 'static>(items: Vec<T>) -> Answers<T> {
     ReceiverStream::new(receive)
 }
 
-fn pieces(data: &Bytes) -> Vec<Bytes> {
+/// The next message of a call. One that was given up looks to the library like one that has ended, until it
+/// has had a turn to notice: then the call is dropped here.
+async fn next<M>(messages: &mut Streaming<M>) -> Result<Option<M>, Status> {
+    let message = messages.message().await?;
+    if message.is_none() {
+        tokio::task::yield_now().await;
+    }
+    Ok(message)
+}
+
+pub fn pieces(data: &Bytes) -> Vec<Bytes> {
     let starts = (0..data.len()).step_by(proto::CHUNK_BYTES);
     starts.map(|start| data.slice(start..data.len().min(start + proto::CHUNK_BYTES))).collect()
 }
@@ -44,6 +53,13 @@ impl FakeAgent {
             (false, user) => format!("/home/{user}"),
         };
         resolve(path, &base)
+    }
+
+    /// A follower of a command, and what it hears.
+    fn follower(&self) -> (Follower, Answers<proto::RunEvent>) {
+        let (send, receive) = mpsc::channel(16);
+        let left = self.state().breaks.pop_front();
+        (Follower::new(send, left, self.links.clone()), ReceiverStream::new(receive))
     }
 }
 
@@ -84,6 +100,7 @@ impl Agent for FakeAgent {
             environment: true,
             token: true,
             disk: true,
+            ssh_host_key: true,
             duration_us: 1,
         }))
     }
@@ -111,7 +128,6 @@ impl Agent for FakeAgent {
 
     type RunStream = Answers<proto::RunEvent>;
     async fn run(&self, request: Request<proto::RunRequest>) -> Answer<Self::RunStream> {
-        let begun = Instant::now();
         let request = request.into_inner();
         let mut words = vec![request.command.clone()];
         if request.shell {
@@ -119,17 +135,22 @@ impl Agent for FakeAgent {
             words = first.split_ascii_whitespace().map(str::to_owned).collect();
         }
         words.extend(request.args);
-        let (send, receive) = mpsc::channel(16);
-        let event = |event| Ok(proto::RunEvent { event: Some(event) });
-        let started = {
+        let (started, fresh) = {
             let mut state = self.state();
             let cwd = if request.cwd.is_empty() { state.cwd().to_owned() } else { request.cwd.clone() };
-            work(&words, &state.environment(&request.envs), &cwd).map(|work| {
-                // In the foreground standard input is empty, and its copy as short.
-                let empty = matches!(work, Work::Copy) && !request.background;
-                let work = if empty { Work::Done(Vec::new(), Vec::new(), 0) } else { work };
-                state.processes.start(words.join(" "), work)
-            })
+            match state.processes.named(&request.run_id) {
+                Some(process) => (Some(process), false),
+                None => {
+                    let work = work(&words, &state.environment(&request.envs), &cwd);
+                    let started = work.map(|work| {
+                        // Without a pipe standard input is empty, and its copy as short.
+                        let empty = matches!(work, Work::Copy) && !request.background && !request.stdin;
+                        let work = if empty { Work::Done(Vec::new(), Vec::new(), 0) } else { work };
+                        state.processes.start(words.join(" "), work, &request.run_id)
+                    });
+                    (started, true)
+                }
+            }
         };
         let Some(process) = started else {
             // A shell says so itself, with a status of its own.
@@ -137,47 +158,45 @@ impl Agent for FakeAgent {
             let failed = proto::Failed { reason: proto::failed::Reason::CommandNotFound.into(), message };
             return Ok(Response::new(all(vec![proto::RunEvent { event: Some(Event::Failed(failed)) }])));
         };
+        if fresh {
+            let process = process.clone();
+            tokio::spawn(async move { process.work(request.timeout_ms).await });
+        }
+        let (mut follower, events) = self.follower();
         tokio::spawn(async move {
-            let told = send.send(event(Event::Started(proto::Started { pid: process.pid }))).await.is_ok();
-            if request.background {
-                drop(send);
-                process.work(request.timeout_ms).await;
-                return;
-            }
-            let timed_out = process.work(request.timeout_ms).await;
-            if told {
-                process.tell(&send, (0, 0), request.inline_limit, (timed_out, begun)).await;
+            let started = Event::Started(proto::Started { pid: process.pid });
+            if follower.tell(started).await && !request.background {
+                process.tell(&mut follower, (0, 0), request.inline_limit).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(receive)))
+        Ok(Response::new(events))
     }
 
     type AttachStream = Answers<proto::RunEvent>;
     async fn attach(&self, request: Request<proto::AttachRequest>) -> Answer<Self::AttachStream> {
-        let begun = Instant::now();
-        let proto::AttachRequest { pid, stdout_offset, stderr_offset } = request.into_inner();
-        let process = self.state().processes.find(pid)?;
-        let (send, receive) = mpsc::channel(16);
+        let request = request.into_inner();
+        let process = self.state().processes.find(request.pid)?;
+        let (mut follower, events) = self.follower();
         tokio::spawn(async move {
-            let started = proto::RunEvent { event: Some(Event::Started(proto::Started { pid })) };
-            if send.send(Ok(started)).await.is_ok() {
-                process.tell(&send, (stdout_offset, stderr_offset), 0, (false, begun)).await;
+            let started = Event::Started(proto::Started { pid: request.pid });
+            if follower.tell(started).await {
+                process.tell(&mut follower, (request.stdout_offset, request.stderr_offset), 0).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(receive)))
+        Ok(Response::new(events))
     }
 
     type ReadLogStream = Answers<proto::LogChunk>;
     async fn read_log(&self, request: Request<proto::ReadLogRequest>) -> Answer<Self::ReadLogStream> {
         let request = request.into_inner();
         let process = self.state().processes.find(request.pid)?;
-        let log = |data: &std::sync::Mutex<Vec<u8>>| data.lock().expect("no holder panics").clone();
+        let said = process.said.borrow();
         let data = match request.stream() {
-            proto::Stream::Stdout => log(&process.stdout),
-            proto::Stream::Stderr => log(&process.stderr),
-            _ => [log(&process.stdout), log(&process.stderr)].concat(),
+            proto::Stream::Stdout => said.stdout.clone(),
+            proto::Stream::Stderr => said.stderr.clone(),
+            _ => [&*said.stdout, &*said.stderr].concat(),
         };
-        let data = Bytes::from(data.get(request.offset as usize..).unwrap_or_default().to_vec());
+        let data = Bytes::copy_from_slice(data.get(request.offset as usize..).unwrap_or_default());
         Ok(Response::new(all(pieces(&data).into_iter().map(|data| proto::LogChunk { data }).collect())))
     }
 
@@ -187,7 +206,7 @@ impl Agent for FakeAgent {
     ) -> Answer<proto::ListProcessesReply> {
         let state = self.state();
         let processes = state.processes.all().map(|process| {
-            let exit = *process.exit.borrow();
+            let exit = process.said.borrow().exit.map(|(code, _)| code);
             proto::Process {
                 pid: process.pid,
                 command: process.command.clone(),
@@ -214,12 +233,12 @@ impl Agent for FakeAgent {
     ) -> Answer<proto::WriteStdinReply> {
         let request = request.into_inner();
         let process = self.state().processes.find(request.pid)?;
-        if process.exit.borrow().is_some() {
+        if process.said.borrow().exit.is_some() {
             return Err(Status::failed_precondition("the process has ended"));
         }
-        process.stdout.lock().expect("no holder panics").extend_from_slice(&request.data);
+        process.said.send_modify(|said| said.stdout.extend_from_slice(&request.data));
         if request.close {
-            process.exit.send_if_modified(|exit| exit.is_none() && exit.replace(0).is_none());
+            process.end(0, false);
         }
         Ok(Response::new(proto::WriteStdinReply {}))
     }
@@ -228,14 +247,22 @@ impl Agent for FakeAgent {
     async fn read_file(&self, request: Request<proto::ReadFileRequest>) -> Answer<Self::ReadFileStream> {
         let request = request.into_inner();
         let path = self.path(&request.path, &request.user)?;
-        let data = self.state().files.read(&path)?;
+        let (info, data) = {
+            let state = self.state();
+            (state.files.info(&path)?, state.files.read(&path)?)
+        };
         let size = data.len() as u64;
-        let mut chunks: Vec<_> =
-            pieces(&data).into_iter().map(|data| proto::FileChunk { data, size: 0 }).collect();
-        match chunks.first_mut() {
-            Some(first) => first.size = size,
-            None => chunks.push(proto::FileChunk::default()),
+        let (from, length) = match request.suffix {
+            0 => (request.offset.min(size), if request.length == 0 { u64::MAX } else { request.length }),
+            suffix => (size.saturating_sub(suffix), suffix),
+        };
+        let data = data.slice(from as usize..size.min(from.saturating_add(length)) as usize);
+        let chunk = |data| proto::FileChunk { data, ..Default::default() };
+        let mut chunks: Vec<_> = pieces(&data).into_iter().map(chunk).collect();
+        if chunks.is_empty() {
+            chunks.push(proto::FileChunk::default());
         }
+        (chunks[0].size, chunks[0].modified_ns) = (size, info.modified_ns);
         Ok(Response::new(all(chunks)))
     }
 
@@ -244,13 +271,13 @@ impl Agent for FakeAgent {
         request: Request<Streaming<proto::WriteFileRequest>>,
     ) -> Answer<proto::FileInfo> {
         let mut parts = request.into_inner();
-        let start = match parts.message().await?.and_then(|message| message.part) {
+        let start = match next(&mut parts).await?.and_then(|message| message.part) {
             Some(Part::Start(start)) => start,
             _ => return Err(Status::invalid_argument("a write begins with its path")),
         };
         let path = self.path(&start.path, &start.user)?;
         let mut data = BytesMut::new();
-        while let Some(message) = parts.message().await? {
+        while let Some(message) = next(&mut parts).await? {
             if let Some(Part::Data(piece)) = message.part {
                 data.extend_from_slice(&piece);
             }
@@ -311,5 +338,182 @@ impl Agent for FakeAgent {
         let path = self.path(&request.path, &request.user)?;
         self.state().files.set_mode(&path, request.mode)?;
         Ok(Response::new(proto::SetPermissionsReply {}))
+    }
+
+    type WriteFilesStream = Answers<proto::WriteFilesReply>;
+    async fn write_files(
+        &self,
+        request: Request<Streaming<proto::WriteFileRequest>>,
+    ) -> Answer<Self::WriteFilesStream> {
+        let mut parts = request.into_inner();
+        let mut files: Vec<(proto::WriteFileStart, BytesMut)> = Vec::new();
+        while let Some(message) = next(&mut parts).await? {
+            match (message.part, files.last_mut()) {
+                (Some(Part::Start(start)), _) => files.push((start, BytesMut::new())),
+                (Some(Part::Data(piece)), Some((_, data))) => data.extend_from_slice(&piece),
+                (Some(Part::Data(_)), None) => {
+                    return Err(Status::invalid_argument("a write begins with its path"));
+                }
+                (Some(Part::BulkBytes(_)) | None, _) => {}
+            }
+        }
+        let write = |(start, data): (proto::WriteFileStart, BytesMut)| {
+            let path = self.path(&start.path, &start.user)?;
+            self.state().files.write(&path, &start.user, data.freeze())
+        };
+        let outcome = |written: Result<proto::FileInfo, Status>| proto::WriteFilesReply {
+            outcome: Some(match written {
+                Ok(info) => Outcome::Written(info),
+                Err(status) => Outcome::Failed(proto::FileFailure {
+                    code: status.code().into(),
+                    message: status.message().into(),
+                }),
+            }),
+        };
+        Ok(Response::new(all(files.into_iter().map(write).map(outcome).collect())))
+    }
+
+    type FindInFilesStream = Answers<proto::FindInFilesReply>;
+    async fn find_in_files(
+        &self,
+        request: Request<proto::FindInFilesRequest>,
+    ) -> Answer<Self::FindInFilesStream> {
+        let request = request.into_inner();
+        let path = self.path(&request.path, &request.user)?;
+        let found = search::find(&self.state().files, &path, &request.pattern, request.limit)?;
+        Ok(Response::new(all(vec![found])))
+    }
+
+    type SearchFilesStream = Answers<proto::SearchFilesReply>;
+    async fn search_files(
+        &self,
+        request: Request<proto::SearchFilesRequest>,
+    ) -> Answer<Self::SearchFilesStream> {
+        let request = request.into_inner();
+        let path = self.path(&request.path, &request.user)?;
+        let found = search::search(&self.state().files, &path, &request.pattern, request.limit)?;
+        Ok(Response::new(all(vec![found])))
+    }
+
+    async fn replace_in_files(
+        &self,
+        request: Request<proto::ReplaceInFilesRequest>,
+    ) -> Answer<proto::ReplaceInFilesReply> {
+        let request = request.into_inner();
+        let paths = request.paths.iter().map(|path| self.path(path, &request.user));
+        let paths = paths.collect::<Result<Vec<_>, _>>()?;
+        search::replace(&mut self.state().files, &paths, &request).map(Response::new)
+    }
+
+    type WatchFilesStream = Answers<proto::WatchEvent>;
+    async fn watch_files(
+        &self,
+        request: Request<proto::WatchFilesRequest>,
+    ) -> Answer<Self::WatchFilesStream> {
+        let request = request.into_inner();
+        let path = self.path(&request.path, &request.user)?;
+        let changes = {
+            let state = self.state();
+            state.files.info(&path)?;
+            state.files.watch()
+        };
+        let (send, receive) = mpsc::channel(16);
+        tokio::spawn(search::watch(changes, (path, request.recursive), send));
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn start_terminal(&self, request: Request<proto::StartTerminalRequest>) -> Answer<proto::Terminal> {
+        Ok(Response::new(self.state().terminals.start(request.into_inner())))
+    }
+
+    type AttachTerminalStream = Answers<proto::TerminalEvent>;
+    async fn attach_terminal(
+        &self,
+        request: Request<proto::TerminalRequest>,
+    ) -> Answer<Self::AttachTerminalStream> {
+        let terminal = self.state().terminals.find(&request.into_inner().session_id)?;
+        let (send, receive) = mpsc::channel(16);
+        tokio::spawn(async move { terminal.tell(send).await });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn write_terminal(
+        &self,
+        request: Request<proto::WriteTerminalRequest>,
+    ) -> Answer<proto::WriteTerminalReply> {
+        let request = request.into_inner();
+        self.state().terminals.find(&request.session_id)?.write(&request.data)?;
+        Ok(Response::new(proto::WriteTerminalReply {}))
+    }
+
+    async fn resize_terminal(
+        &self,
+        request: Request<proto::ResizeTerminalRequest>,
+    ) -> Answer<proto::ResizeTerminalReply> {
+        let request = request.into_inner();
+        self.state().terminals.find(&request.session_id)?.resize(request.cols, request.rows);
+        Ok(Response::new(proto::ResizeTerminalReply {}))
+    }
+
+    async fn kill_terminal(
+        &self,
+        request: Request<proto::TerminalRequest>,
+    ) -> Answer<proto::KillTerminalReply> {
+        self.state().terminals.find(&request.into_inner().session_id)?.end(137);
+        Ok(Response::new(proto::KillTerminalReply {}))
+    }
+
+    async fn list_terminals(
+        &self,
+        _: Request<proto::ListTerminalsRequest>,
+    ) -> Answer<proto::ListTerminalsReply> {
+        Ok(Response::new(proto::ListTerminalsReply { terminals: self.state().terminals.running() }))
+    }
+
+    async fn create_upload(&self, request: Request<proto::CreateUploadRequest>) -> Answer<proto::Upload> {
+        let request = request.into_inner();
+        let target = self.path(&request.target_path, &request.user)?;
+        self.state().uploads.create(request, target).map(Response::new)
+    }
+
+    async fn get_upload(&self, request: Request<proto::UploadRequest>) -> Answer<proto::Upload> {
+        self.state().uploads.get(&request.into_inner().upload_id).map(Response::new)
+    }
+
+    async fn write_upload_part(
+        &self,
+        request: Request<Streaming<proto::WriteUploadPartRequest>>,
+    ) -> Answer<proto::Upload> {
+        use proto::write_upload_part_request::Part;
+        let mut parts = request.into_inner();
+        let start = match next(&mut parts).await?.and_then(|message| message.part) {
+            Some(Part::Start(start)) => start,
+            _ => return Err(Status::invalid_argument("a part begins with its number")),
+        };
+        let mut data = BytesMut::new();
+        while let Some(message) = next(&mut parts).await? {
+            match message.part {
+                Some(Part::Data(piece)) => data.extend_from_slice(&piece),
+                Some(Part::End(_)) => {
+                    let state = &mut *self.state();
+                    return state.uploads.part(&start.upload_id, start.part, data).map(Response::new);
+                }
+                Some(Part::Start(_)) | None => {}
+            }
+        }
+        Err(Status::cancelled("the part was broken off"))
+    }
+
+    async fn complete_upload(
+        &self,
+        request: Request<proto::CompleteUploadRequest>,
+    ) -> Answer<proto::CompleteUploadReply> {
+        let state = &mut *self.state();
+        let completed = state.uploads.complete(&request.into_inner().upload_id, &mut state.files);
+        completed.map(Response::new)
+    }
+
+    async fn abort_upload(&self, request: Request<proto::UploadRequest>) -> Answer<proto::Upload> {
+        self.state().uploads.abort(&request.into_inner().upload_id).map(Response::new)
     }
 }

@@ -5,7 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use nullspace_guest_proto as proto;
+use nullspace_guest_proto::watch_event::Kind;
+use tokio::sync::broadcast;
 use tonic::Status;
+
+/// Changes that a slow watcher may lag behind.
+const CHANGES: usize = 1024;
 
 #[derive(Clone)]
 struct Node {
@@ -16,16 +21,17 @@ struct Node {
     modified_ns: i64,
 }
 
-/// Everything by its absolute path.
-pub struct Tree(BTreeMap<String, Node>);
+/// Everything by its absolute path, and who is told of changes.
+pub struct Tree {
+    nodes: BTreeMap<String, Node>,
+    changes: broadcast::Sender<(Kind, String)>,
+}
 
 impl Default for Tree {
     fn default() -> Self {
-        let mut tree = Self(BTreeMap::new());
-        for path in ["/", "/workspace", "/tmp", "/home", "/home/user"] {
-            tree.0.insert(path.into(), Node::new(None, "root"));
-        }
-        tree
+        let paths = ["/", "/workspace", "/tmp", "/home", "/home/user"];
+        let nodes = paths.map(|path| (path.to_owned(), Node::new(None, "root")));
+        Self { nodes: BTreeMap::from(nodes), changes: broadcast::channel(CHANGES).0 }
     }
 }
 
@@ -77,34 +83,59 @@ pub fn resolve(path: &str, base: &str) -> Result<String, Status> {
     Ok(resolved)
 }
 
+/// The rest of a path that is `root` or lies in it; empty for `root` itself.
+pub fn inside<'a>(path: &'a str, root: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(root.trim_end_matches('/'))?;
+    if rest.is_empty() || rest == "/" { Some("") } else { rest.strip_prefix('/') }
+}
+
 fn missing(path: &str) -> Status {
     Status::not_found(format!("{path} does not exist"))
 }
 
 impl Tree {
+    /// Changes from now on.
+    pub fn watch(&self) -> broadcast::Receiver<(Kind, String)> {
+        self.changes.subscribe()
+    }
+
+    fn tell(&self, kind: Kind, path: &str) {
+        // Nobody may be watching.
+        let _ = self.changes.send((kind, path.to_owned()));
+    }
+
+    /// The files at and below a path.
+    pub fn below(&self, path: &str) -> impl Iterator<Item = (&String, Option<&Bytes>)> {
+        let all = self.nodes.iter().map(|(name, node)| (name, node.data.as_ref()));
+        all.filter(move |(name, _)| inside(name, path).is_some())
+    }
+
     pub fn read(&self, path: &str) -> Result<Bytes, Status> {
-        match self.0.get(path).ok_or_else(|| missing(path))?.data.clone() {
+        match self.nodes.get(path).ok_or_else(|| missing(path))?.data.clone() {
             Some(data) => Ok(data),
             None => Err(Status::failed_precondition(format!("{path} is a directory"))),
         }
     }
 
     pub fn write(&mut self, path: &str, user: &str, data: Bytes) -> Result<proto::FileInfo, Status> {
-        if self.0.get(path).is_some_and(|node| node.data.is_none()) {
+        if self.nodes.get(path).is_some_and(|node| node.data.is_none()) {
             return Err(Status::failed_precondition(format!("{path} is a directory")));
         }
         if let Some((parent, _)) = path.rsplit_once('/') {
             self.make_directories(parent, user)?;
         }
         let mut node = Node::new(Some(data), if user.is_empty() { "root" } else { user });
-        if let Some(before) = self.0.get(path) {
+        if let Some(before) = self.nodes.get(path) {
             node.mode = before.mode;
             if user.is_empty() {
                 node.owner = before.owner.clone();
             }
         }
         let info = node.info(path);
-        self.0.insert(path.into(), node);
+        if self.nodes.insert(path.into(), node).is_none() {
+            self.tell(Kind::Create, path);
+        }
+        self.tell(Kind::Write, path);
         Ok(info)
     }
 
@@ -112,37 +143,43 @@ impl Tree {
         let mut at = String::new();
         for part in path.split('/').filter(|part| !part.is_empty()) {
             at = format!("{at}/{part}");
-            let node = self.0.entry(at.clone());
-            let node = node.or_insert_with(|| Node::new(None, if user.is_empty() { "root" } else { user }));
-            if node.data.is_some() {
-                return Err(Status::failed_precondition(format!("{at} is not a directory")));
+            match self.nodes.get(&at) {
+                Some(node) if node.data.is_some() => {
+                    return Err(Status::failed_precondition(format!("{at} is not a directory")));
+                }
+                Some(_) => {}
+                None => {
+                    let node = Node::new(None, if user.is_empty() { "root" } else { user });
+                    self.nodes.insert(at.clone(), node);
+                    self.tell(Kind::Create, &at);
+                }
             }
         }
         Ok(())
     }
 
     pub fn info(&self, path: &str) -> Result<proto::FileInfo, Status> {
-        self.0.get(path).map(|node| node.info(path)).ok_or_else(|| missing(path))
+        self.nodes.get(path).map(|node| node.info(path)).ok_or_else(|| missing(path))
     }
 
     pub fn exists(&self, path: &str) -> bool {
-        self.0.contains_key(path)
+        self.nodes.contains_key(path)
     }
 
     pub fn list(&self, path: &str, depth: u32) -> Result<Vec<proto::FileInfo>, Status> {
         if self.info(path)?.r#type() != proto::FileType::Directory {
             return Err(Status::failed_precondition(format!("{path} is not a directory")));
         }
-        let prefix = if path == "/" { "/".to_owned() } else { format!("{path}/") };
         let within = |below: &str| !below.is_empty() && below.split('/').count() <= depth.max(1) as usize;
-        let below = self.0.iter().filter(|(name, _)| name.strip_prefix(&prefix).is_some_and(within));
+        let below = self.nodes.iter().filter(|(name, _)| inside(name, path).is_some_and(within));
         Ok(below.map(|(name, node)| node.info(name)).collect())
     }
 
     pub fn remove(&mut self, path: &str) -> Result<(), Status> {
         self.info(path)?;
         let prefix = format!("{path}/");
-        self.0.retain(|name, _| name != path && !name.starts_with(&prefix));
+        self.nodes.retain(|name, _| name != path && !name.starts_with(&prefix));
+        self.tell(Kind::Remove, path);
         Ok(())
     }
 
@@ -150,17 +187,20 @@ impl Tree {
         self.info(old)?;
         let prefix = format!("{old}/");
         let moved: Vec<String> =
-            self.0.keys().filter(|name| *name == old || name.starts_with(&prefix)).cloned().collect();
+            self.nodes.keys().filter(|name| *name == old || name.starts_with(&prefix)).cloned().collect();
         for name in moved {
-            if let Some(node) = self.0.remove(&name) {
-                self.0.insert(format!("{new}{}", &name[old.len()..]), node);
+            if let Some(node) = self.nodes.remove(&name) {
+                self.nodes.insert(format!("{new}{}", &name[old.len()..]), node);
             }
         }
+        self.tell(Kind::Rename, old);
+        self.tell(Kind::Rename, new);
         self.info(new)
     }
 
     pub fn set_mode(&mut self, path: &str, mode: u32) -> Result<(), Status> {
-        self.0.get_mut(path).ok_or_else(|| missing(path))?.mode = mode;
+        self.nodes.get_mut(path).ok_or_else(|| missing(path))?.mode = mode;
+        self.tell(Kind::Chmod, path);
         Ok(())
     }
 }

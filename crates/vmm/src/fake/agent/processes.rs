@@ -1,13 +1,16 @@
 //! Processes that only seem to run.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nullspace_guest_proto as proto;
 use nullspace_guest_proto::run_event::Event;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
+
+use super::Links;
 
 /// What a word does.
 pub enum Work {
@@ -15,23 +18,34 @@ pub enum Work {
     Done(Vec<u8>, Vec<u8>, i32),
     /// It takes its time.
     Sleep(Duration),
-    /// It copies standard input until it is killed.
+    /// It copies standard input until that ends or it is killed.
     Copy,
+}
+
+/// What has come of a process so far.
+#[derive(Default)]
+pub struct Said {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// Exit status, and whether the time ran out.
+    pub exit: Option<(i32, bool)>,
 }
 
 /// One of them.
 pub struct Process {
     pub pid: u32,
     pub command: String,
-    pub work: Work,
-    pub stdout: Mutex<Vec<u8>>,
-    pub stderr: Mutex<Vec<u8>>,
-    pub exit: watch::Sender<Option<i32>>,
+    work: Work,
+    begun: Instant,
+    pub said: watch::Sender<Said>,
 }
 
-/// All of them.
+/// All of them, and which start has which name.
 #[derive(Default)]
-pub struct Processes(BTreeMap<u32, Arc<Process>>);
+pub struct Processes {
+    all: BTreeMap<u32, Arc<Process>>,
+    runs: HashMap<String, u32>,
+}
 
 /// What a command comes to. `None` when there is no such word.
 pub fn work(words: &[String], environment: &BTreeMap<String, String>, cwd: &str) -> Option<Work> {
@@ -47,59 +61,95 @@ pub fn work(words: &[String], environment: &BTreeMap<String, String>, cwd: &str)
         "sleep" => Work::Sleep(Duration::try_from_secs_f64(number(1)).unwrap_or_default()),
         "cat" => Work::Copy,
         "yes-bytes" => Work::Done(vec![b'y'; number(1) as usize], Vec::new(), 0),
+        "count" => said((0..number(1) as u64).map(|line| format!("{line}\n")).collect()),
         "bad-utf8" => Work::Done(b"\xff\xfe\n".to_vec(), Vec::new(), 0),
         _ => return None,
     })
 }
 
 impl Processes {
-    pub fn start(&mut self, command: String, work: Work) -> Arc<Process> {
-        let pid = 100 + self.0.len() as u32;
-        let process = Arc::new(Process {
-            pid,
-            command,
-            work,
-            stdout: Mutex::default(),
-            stderr: Mutex::default(),
-            exit: watch::channel(None).0,
-        });
-        self.0.insert(pid, Arc::clone(&process));
+    pub fn start(&mut self, command: String, work: Work, run_id: &str) -> Arc<Process> {
+        let pid = 100 + self.all.len() as u32;
+        let said = watch::channel(Said::default()).0;
+        let process = Arc::new(Process { pid, command, work, begun: Instant::now(), said });
+        self.all.insert(pid, Arc::clone(&process));
+        if !run_id.is_empty() {
+            self.runs.insert(run_id.to_owned(), pid);
+        }
         process
     }
 
+    /// What was started under this name before.
+    pub fn named(&self, run_id: &str) -> Option<Arc<Process>> {
+        self.runs.get(run_id).and_then(|pid| self.all.get(pid)).cloned()
+    }
+
     pub fn find(&self, pid: u32) -> Result<Arc<Process>, Status> {
-        self.0.get(&pid).cloned().ok_or_else(|| Status::not_found(format!("there is no process {pid}")))
+        self.all.get(&pid).cloned().ok_or_else(|| Status::not_found(format!("there is no process {pid}")))
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Process>> {
-        self.0.values()
+        self.all.values()
     }
 
     pub fn forget(&mut self) {
-        self.0.clear();
+        self.all.clear();
+        self.runs.clear();
+    }
+}
+
+/// Who hears of a process.
+pub struct Follower {
+    events: mpsc::Sender<Result<proto::RunEvent, Status>>,
+    /// Events until the links break.
+    left: Option<u64>,
+    links: Links,
+}
+
+impl Follower {
+    pub fn new(
+        events: mpsc::Sender<Result<proto::RunEvent, Status>>,
+        left: Option<u64>,
+        links: Links,
+    ) -> Self {
+        Self { events, left, links }
+    }
+
+    /// Whether it is still there.
+    pub async fn tell(&mut self, event: Event) -> bool {
+        match &mut self.left {
+            Some(0) => {
+                self.links.cut();
+                return false;
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.events.send(Ok(proto::RunEvent { event: Some(event) })).await.is_ok()
     }
 }
 
 impl Process {
-    /// The status, once it has ended.
-    pub async fn ended(&self) -> i32 {
-        let mut exit = self.exit.subscribe();
-        // The sender lives in `self`.
-        exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(-1)
-    }
-
     /// Killed, unless it has ended.
     pub fn kill(&self) {
-        self.exit.send_if_modified(|exit| exit.is_none() && exit.replace(137).is_none());
+        self.end(137, false);
     }
 
-    /// Runs it to its end or its timeout; says whether that came first.
-    pub async fn work(&self, timeout_ms: u64) -> bool {
+    /// Ends it, unless it has ended.
+    pub fn end(&self, code: i32, timed_out: bool) {
+        self.said
+            .send_if_modified(|said| said.exit.is_none() && said.exit.replace((code, timed_out)).is_none());
+    }
+
+    /// Runs it to its end or its timeout.
+    pub async fn work(&self, timeout_ms: u64) {
         let end = async {
             match &self.work {
                 Work::Done(stdout, stderr, code) => {
-                    self.stdout.lock().expect("no holder panics").extend_from_slice(stdout);
-                    self.stderr.lock().expect("no holder panics").extend_from_slice(stderr);
+                    self.said.send_modify(|said| {
+                        said.stdout.extend_from_slice(stdout);
+                        said.stderr.extend_from_slice(stderr);
+                    });
                     *code
                 }
                 Work::Sleep(time) => {
@@ -110,55 +160,61 @@ impl Process {
             }
         };
         let limit = if timeout_ms == 0 { Duration::MAX } else { Duration::from_millis(timeout_ms) };
+        let mut ended = self.said.subscribe();
         tokio::select! {
-            code = end => {
-                self.exit.send_if_modified(|exit| exit.is_none() && exit.replace(code).is_none());
-                false
-            }
-            _ = self.ended() => false,
-            () = tokio::time::sleep(limit) => {
-                self.kill();
-                true
-            }
+            code = end => self.end(code, false),
+            // The sender lives in `self`.
+            _ = ended.wait_for(|said| said.exit.is_some()) => {}
+            () = tokio::time::sleep(limit) => self.end(137, true),
         }
     }
 
-    /// Tells of its output from some offsets on, and of its end.
-    pub async fn tell(
-        &self,
-        events: &mpsc::Sender<Result<proto::RunEvent, Status>>,
-        (stdout, stderr): (u64, u64),
-        limit: u64,
-        (timed_out, begun): (bool, Instant),
-    ) {
-        let exit_code = self.ended().await;
-        let take = |data: &Mutex<Vec<u8>>, from: u64| {
-            let data = data.lock().expect("no holder panics");
-            (data.get(from as usize..).unwrap_or_default().to_vec(), data.len() as u64)
-        };
-        let (out, stdout_bytes) = take(&self.stdout, stdout);
-        let (err, stderr_bytes) = take(&self.stderr, stderr);
-        let mut told = Vec::new();
-        if limit > 0 && (out.len() + err.len()) as u64 > limit {
-            told.push(Event::OutputCut(proto::OutputCut {}));
-        } else {
+    /// Tells a follower of the output from some offsets on, as it comes, and of the end.
+    pub async fn tell(&self, follower: &mut Follower, (stdout, stderr): (u64, u64), limit: u64) {
+        let (mut at, mut cut) = ((stdout as usize, stderr as usize), false);
+        let mut left = if limit == 0 { usize::MAX } else { limit as usize };
+        let mut changes = self.said.subscribe();
+        loop {
+            let (out, err, exited) = {
+                let said = changes.borrow_and_update();
+                let exited = said.exit.map(|(exit_code, timed_out)| proto::Exited {
+                    exit_code,
+                    timed_out,
+                    duration_us: self.begun.elapsed().as_micros() as u64,
+                    stdout_bytes: said.stdout.len() as u64,
+                    stderr_bytes: said.stderr.len() as u64,
+                });
+                (rest(&said.stdout, &mut at.0), rest(&said.stderr, &mut at.1), exited)
+            };
             for (stream, data) in [(proto::Stream::Stdout, out), (proto::Stream::Stderr, err)] {
-                let pieces = data.chunks(proto::CHUNK_BYTES).map(bytes::Bytes::copy_from_slice);
-                told.extend(pieces.map(|data| Event::Output(proto::Output { stream: stream.into(), data })));
+                if !cut && data.len() > left {
+                    cut = true;
+                    if !follower.tell(Event::OutputCut(proto::OutputCut {})).await {
+                        return;
+                    }
+                }
+                for data in super::calls::pieces(&data).into_iter().filter(|_| !cut) {
+                    left -= data.len();
+                    let output = proto::Output { stream: stream.into(), data };
+                    if !follower.tell(Event::Output(output)).await {
+                        return;
+                    }
+                }
             }
-        }
-        told.push(Event::Exited(proto::Exited {
-            exit_code,
-            timed_out,
-            duration_us: begun.elapsed().as_micros() as u64,
-            stdout_bytes,
-            stderr_bytes,
-        }));
-        for event in told {
-            if events.send(Ok(proto::RunEvent { event: Some(event) })).await.is_err() {
-                // Nobody listens any more; the process has ended all the same.
+            if let Some(exited) = exited {
+                follower.tell(Event::Exited(exited)).await;
+                return;
+            }
+            if changes.changed().await.is_err() {
                 return;
             }
         }
     }
+}
+
+/// What is behind an offset, which is then behind that.
+fn rest(data: &[u8], at: &mut usize) -> Bytes {
+    let rest = Bytes::copy_from_slice(data.get(*at..).unwrap_or_default());
+    *at += rest.len();
+    rest
 }

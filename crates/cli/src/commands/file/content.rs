@@ -1,57 +1,27 @@
-//! `nullspace sandbox file`. Content is passed on byte for byte; only `--json` and `--encoding
-//! base64` make text of it.
+//! The content of files. It is passed on byte for byte; only `--json` and `--encoding base64` make text
+//! of it.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use futures::StreamExt;
-use jiff::Timestamp;
 use nullspace_client::Client;
-use nullspace_types::file::{
-    FileEncoding, FileInfo, FileListQuery, FilePath, FileRawQuery, FileRead, FileType, FileWrite,
-};
+use nullspace_types::file::{FileBatchResult, FileEncoding, FileInfo, FileRawQuery, FileRead, FileWrite};
 use serde::Serialize;
+use serde_json::Value;
 
-use super::sandbox::Target;
+use super::Path;
+use super::list::InfoJson;
+use crate::commands::sandbox::Target;
 use crate::failure::{Failure, Outcome};
-use crate::printer::{self, Cell, Mood};
-use crate::session::{self, stdin::Stdin};
+use crate::session::stdin::Stdin;
+use crate::{options, printer, session};
 
 /// Up to this size content is sent as one JSON document, above it as a stream.
 const INLINE_MAX: usize = 8 << 20;
 /// Base64 is decoded as a whole, so it must be small enough to be held.
 const BASE64_MAX: usize = 64 << 20;
-
-#[derive(Subcommand)]
-pub(crate) enum Command {
-    /// Print the content of a file.
-    Read(Read),
-    /// Replace the content of a file by standard input, or make it.
-    Write(Write),
-    /// List a directory.
-    List(List),
-    /// Print what a path is, as JSON.
-    Info(Path),
-    /// Print whether there is anything at a path, as JSON; exits with 1 if not.
-    Exists(Path),
-    /// Remove a file, or a directory with all that is in it.
-    Rm(Path),
-    /// Make a directory, and those above it.
-    Mkdir(Path),
-}
-
-#[derive(Args)]
-pub(crate) struct Path {
-    #[command(flatten)]
-    target: Target,
-    /// The path; relative ones start at the sandbox's working directory.
-    #[arg(value_name = "PATH")]
-    path: String,
-    /// The user on whose behalf.
-    #[arg(long, value_name = "USER")]
-    user: Option<String>,
-}
 
 #[derive(Args)]
 pub(crate) struct Read {
@@ -78,21 +48,16 @@ pub(crate) struct Write {
 }
 
 #[derive(Args)]
-pub(crate) struct List {
+pub(crate) struct WriteFiles {
     #[command(flatten)]
     target: Target,
-    /// The directory.
-    #[arg(value_name = "PATH", default_value = "/")]
-    path: String,
-    /// How many levels; 1 is the direct children.
-    #[arg(long, value_name = "LEVELS")]
-    depth: Option<u32>,
-    /// The user on whose behalf.
+    /// Paths and their texts, `{"PATH": "TEXT"}` or `[{"path": "PATH", "content": "TEXT"}]`; `@FILE` and `-`
+    /// read it from there.
+    #[arg(value_name = "JSON")]
+    files: String,
+    /// The user who shall own the files.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Answer with JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -110,20 +75,6 @@ impl Encoding {
     }
 }
 
-impl Command {
-    pub(crate) fn run(self) -> Outcome {
-        match self {
-            Self::Read(read) => read.run(),
-            Self::Write(write) => write.run(),
-            Self::List(list) => list.run(),
-            Self::Info(path) => path.info(),
-            Self::Exists(path) => path.exists(),
-            Self::Rm(path) => path.remove(),
-            Self::Mkdir(path) => path.mkdir(),
-        }
-    }
-}
-
 /// What `file read --json` answers.
 #[derive(Serialize)]
 struct ContentJson<'a> {
@@ -133,7 +84,7 @@ struct ContentJson<'a> {
 }
 
 impl Read {
-    fn run(self) -> Outcome {
+    pub(super) fn run(self) -> Outcome {
         let encoding = self.encoding.wire();
         session::run(async |client| {
             if self.encoding == Encoding::Utf8 && !self.json {
@@ -170,62 +121,16 @@ impl Path {
             }
             opened => opened?,
         };
-        while let Some(chunk) = session::quietly(async { Ok(stream.next().await.transpose()?) }).await? {
+        while let Some(chunk) = session::quietly(None, async { Ok(stream.next().await.transpose()?) }).await?
+        {
             printer::bytes(&chunk)?;
         }
         Ok(0)
     }
-
-    fn request(&self) -> FilePath {
-        FilePath { path: self.path.clone(), user: self.user.clone() }
-    }
-
-    fn info(self) -> Outcome {
-        session::run(async |client| {
-            let request = self.request();
-            let info =
-                session::wait("looking", None, client.file_info(&self.target.sandbox, &request)).await?;
-            printer::json(&InfoJson::new(&info))?;
-            Ok(0)
-        })
-    }
-
-    fn exists(self) -> Outcome {
-        #[derive(Serialize)]
-        struct Exists<'a> {
-            path: &'a str,
-            exists: bool,
-        }
-        session::run(async |client| {
-            let request = self.request();
-            let looking = client.file_exists(&self.target.sandbox, &request);
-            let exists = session::wait("looking", None, looking).await?;
-            printer::json(&Exists { path: &self.path, exists })?;
-            Ok(u8::from(!exists))
-        })
-    }
-
-    fn remove(self) -> Outcome {
-        session::run(async |client| {
-            let request = self.request();
-            session::wait("removing", None, client.file_remove(&self.target.sandbox, &request)).await?;
-            printer::line(format_args!("removed {}", self.path))?;
-            Ok(0)
-        })
-    }
-
-    fn mkdir(self) -> Outcome {
-        session::run(async |client| {
-            let request = self.request();
-            session::wait("making", None, client.file_mkdir(&self.target.sandbox, &request)).await?;
-            printer::line(format_args!("made {}", self.path))?;
-            Ok(0)
-        })
-    }
 }
 
 impl Write {
-    fn run(self) -> Outcome {
+    pub(super) fn run(self) -> Outcome {
         session::run(async |client| {
             if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
                 printer::note("reading standard input; end it with ctrl-d")?;
@@ -235,7 +140,7 @@ impl Write {
             let mut content = BytesMut::new();
             let mut ended = false;
             while content.len() <= max && !ended {
-                match session::quietly(stdin.next()).await? {
+                match session::quietly(None, stdin.next()).await? {
                     Some(piece) => content.extend_from_slice(&piece),
                     None => ended = true,
                 }
@@ -296,81 +201,77 @@ fn decode(text: &[u8], what: &str) -> Result<Vec<u8>, Failure> {
     BASE64_STANDARD.decode(packed).map_err(|error| Failure::usage(format!("{what} is not base64: {error}")))
 }
 
-impl List {
-    fn run(self) -> Outcome {
-        let query = FileListQuery {
-            path: Some(self.path),
-            depth: self.depth.map(|depth| depth.to_string()),
-            user: self.user,
-        };
+impl WriteFiles {
+    pub(super) fn run(self) -> Outcome {
+        let files = batch(&options::text(&self.files)?)?;
         session::run(async |client| {
-            let listing = client.file_list(&self.target.sandbox, &query);
-            let entries = session::wait("listing files", None, listing).await?;
-            if self.json {
-                printer::json(&entries.iter().map(InfoJson::new).collect::<Vec<_>>())?;
-            } else if entries.is_empty() {
-                printer::note("no files")?;
-            } else {
-                let rows: Vec<_> = entries.iter().map(list_row).collect();
-                printer::table(&["MODE", "OWNER", "SIZE", "MODIFIED", "TYPE", "PATH"], &rows)?;
+            let count = files.len();
+            let files = files.into_iter().map(|(path, text)| (path, Bytes::from(text))).collect();
+            let writing = client.file_write_batch(&self.target.sandbox, files, self.user.as_deref());
+            let left = "some of the files may be written";
+            let results = session::wait("writing", Some(left), writing).await?;
+            let mut written = Vec::new();
+            let mut failed = Vec::new();
+            for result in &results {
+                match result {
+                    FileBatchResult::Success { info, .. } => written.push(InfoJson::new(info)),
+                    FileBatchResult::Error { path, error } => failed.push(format!("{path}: {error}")),
+                }
             }
-            Ok(0)
+            if failed.is_empty() {
+                printer::json(&written)?;
+                return Ok(0);
+            }
+            Err(Failure::Local {
+                code: "file_error",
+                message: format!("{} of {count} files are not written\n{}", failed.len(), failed.join("\n")),
+                hint: Some(
+                    "the others are; see which there are with `nullspace sandbox file list`".to_owned(),
+                ),
+                details: serde_json::to_value(&results).ok(),
+            })
         })
     }
 }
 
-fn list_row(info: &FileInfo) -> Vec<Cell> {
-    let kind = match info.kind {
-        FileType::File => "file",
-        FileType::Dir => "dir",
-        FileType::Symlink => "symlink",
-        FileType::Other => "other",
+/// Either form of a batch.
+fn batch(json: &str) -> Result<Vec<(String, String)>, Failure> {
+    let form = || Failure::Usage {
+        message: "the files are neither an object of paths and texts nor a list of objects with path and \
+                  content"
+            .to_owned(),
+        hint: Some(r#"for example '{"/tmp/a.txt": "hello"}'"#.to_owned()),
     };
-    let path = match &info.symlink_target {
-        Some(target) => format!("{} -> {target}", info.path),
-        None => info.path.clone(),
+    let value: Value = serde_json::from_str(json)
+        .map_err(|error| Failure::usage(format!("the files are no JSON: {error}")))?;
+    let files: Option<Vec<_>> = match value {
+        Value::Object(files) => {
+            files.into_iter().map(|(path, text)| Some((path, text.as_str()?.to_owned()))).collect()
+        }
+        Value::Array(files) => files
+            .iter()
+            .map(|file| {
+                let text = |name: &str| Some(file.get(name)?.as_str()?.to_owned());
+                Some((text("path")?, text("content")?))
+            })
+            .collect(),
+        _ => None,
     };
-    vec![
-        Cell::new(&info.mode),
-        Cell::new(format!("{}:{}", info.owner, info.group)),
-        Cell::new(info.size),
-        Cell::new(format_args!("{:.0}", info.modified_time)),
-        Cell::new(kind),
-        Cell::with(path, if info.is_dir { Mood::Good } else { Mood::Plain }),
-    ]
+    files.ok_or_else(form)
 }
 
-/// A file as the command line prints it: all fields, those without a value as null.
-#[derive(Serialize)]
-struct InfoJson<'a> {
-    name: &'a str,
-    path: &'a str,
-    is_dir: bool,
-    size: u64,
-    #[serde(rename = "type")]
-    kind: FileType,
-    mode: &'a str,
-    permissions: &'a str,
-    owner: &'a str,
-    group: &'a str,
-    modified_time: Timestamp,
-    symlink_target: Option<&'a str>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'a> InfoJson<'a> {
-    fn new(info: &'a FileInfo) -> Self {
-        Self {
-            name: &info.name,
-            path: &info.path,
-            is_dir: info.is_dir,
-            size: info.size,
-            kind: info.kind,
-            mode: &info.mode,
-            permissions: &info.permissions,
-            owner: &info.owner,
-            group: &info.group,
-            modified_time: info.modified_time,
-            symlink_target: info.symlink_target.as_deref(),
+    #[test]
+    fn a_batch_has_two_forms() {
+        let expected = vec![("/b".to_owned(), "x".to_owned()), ("/a".to_owned(), String::new())];
+        let list = r#"[{"path":"/b","content":"x"},{"path":"/a","content":""}]"#;
+        assert_eq!(batch(list).unwrap(), expected);
+        assert_eq!(batch(r#"{"/a":"x"}"#).unwrap(), [("/a".to_owned(), "x".to_owned())]);
+        for wrong in ["", "1", r#"{"/a":1}"#, r#"[{"path":"/a"}]"#, r#"["/a"]"#] {
+            assert!(batch(wrong).is_err(), "{wrong}");
         }
     }
 }
