@@ -34,6 +34,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{TcpKeepCount, TcpKeepIdle, TcpKeepInterval};
 use nullspace_guest_proto as pb;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
@@ -49,6 +51,10 @@ use token::Tokens;
 
 /// Records of processes that outgrow memory.
 const LOGS: &str = "/var/lib/nullspace/logs";
+/// A link that is silent for so long is asked whether it is there, and again, and is closed after so many
+/// times without an answer.
+const KEEPALIVE_SECONDS: u32 = 15;
+const KEEPALIVE_COUNT: u32 = 3;
 /// How long the answer to Shutdown may take on its way before the power goes.
 const FAREWELL: Duration = Duration::from_millis(100);
 /// Threads for file work. Those that hang in a dead file system count.
@@ -87,10 +93,13 @@ fn machine() -> io::Result<()> {
     let listen = |port| -> io::Result<TcpListener> {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
-        // Both are inherited by what is accepted. A link whose other end vanished while the machine
-        // stood still is found out in the end.
+        // All are inherited by what is accepted. A link whose other end vanished while the machine stood
+        // still is found out soon: a command may be waiting for its reader.
         socket.set_nodelay(true)?;
         socket.set_keepalive(true)?;
+        setsockopt(&socket, TcpKeepIdle, &KEEPALIVE_SECONDS)?;
+        setsockopt(&socket, TcpKeepInterval, &KEEPALIVE_SECONDS)?;
+        setsockopt(&socket, TcpKeepCount, &KEEPALIVE_COUNT)?;
         socket.bind_device(Some(boot::LINK_DEVICE.as_bytes()))?;
         socket.bind(SocketAddr::from((pb::GUEST_ADDRESS, port)))?;
         socket.listen(64)

@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -18,6 +19,30 @@ pub struct DataDir {
 /// The database in a data directory, unless the configuration names another.
 pub fn store_url(data_dir: &Path, configured: Option<&str>) -> String {
     configured.map_or_else(|| format!("sqlite://{}", data_dir.join("state.db").display()), str::to_owned)
+}
+
+/// How long the lock of a server that was killed may outlive it: a child that it was starting holds it too,
+/// until it has become another program.
+const ORPHANED: Duration = Duration::from_secs(2);
+
+/// Locks the file. One whose holder is no more is waited for.
+fn lock_patiently(lock: &File) -> Result<(), TryLockError> {
+    let begun = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if begun.elapsed() < ORPHANED && !holder_lives(lock) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether the process that the file names is there.
+fn holder_lives(mut lock: &File) -> bool {
+    let mut holder = String::new();
+    let read = lock.rewind().and_then(|()| lock.read_to_string(&mut holder));
+    read.is_err() || holder.trim().is_empty() || Path::new("/proc").join(holder.trim()).exists()
 }
 
 impl DataDir {
@@ -38,11 +63,11 @@ impl DataDir {
             .mode(0o600)
             .open(&lock_path)
             .with_context(|| format!("cannot open {}", lock_path.display()))?;
-        match lock.try_lock() {
+        match lock_patiently(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                let _ = lock.read_to_string(&mut holder);
+                let _ = lock.rewind().and_then(|()| lock.read_to_string(&mut holder));
                 anyhow::bail!(
                     "the data directory {} is in use by the server with PID {}; stop that one or choose another directory",
                     path.display(),

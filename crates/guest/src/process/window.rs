@@ -101,9 +101,13 @@ impl Window {
 
     /// At most `limit` bytes from `at` on, which no reader may have passed.
     pub fn read(&self, at: u64, limit: usize) -> Bytes {
-        let begin = at.saturating_sub(self.start) as usize;
+        let (front, back) = self.bytes.as_slices();
+        let begin = (at.saturating_sub(self.start) as usize).min(self.bytes.len());
         let end = self.bytes.len().min(begin.saturating_add(limit));
-        self.bytes.range(begin.min(end)..end).copied().collect()
+        let mut data = Vec::with_capacity(end - begin);
+        data.extend_from_slice(&front[begin.min(front.len())..end.min(front.len())]);
+        data.extend_from_slice(&back[begin.saturating_sub(front.len())..end.saturating_sub(front.len())]);
+        data.into()
     }
 
     fn trim(&mut self) {

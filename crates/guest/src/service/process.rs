@@ -25,7 +25,8 @@ use crate::process::output::Cursor;
 use crate::process::table::Start;
 use crate::process::{Process, listing};
 
-const SHELL: &str = "/bin/sh";
+/// What takes a command line, whoever's it is.
+pub(super) const SHELL: &str = "/bin/sh";
 
 /// Why a program does not run.
 pub(super) struct Refusal {

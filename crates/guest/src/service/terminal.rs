@@ -7,7 +7,7 @@ use nullspace_guest_proto as pb;
 use pb::failed::Reason;
 use tonic::Status;
 
-use super::process::Refusal;
+use super::process::{Refusal, SHELL};
 use super::{Service, check_environment};
 use crate::account::{Account, Accounts};
 use crate::process::launch::Launch;
@@ -55,16 +55,11 @@ impl Service {
         for (name, value) in [("TERM", TERM), ("COLORTERM", COLORTERM), ("SHELL", &shell)] {
             environment.entry(name.into()).or_insert_with(|| value.into());
         }
+        let (program, arguments) = program(&shell, request.command);
         let start = Arc::new(Start {
             name: (request.session_id, turn),
             size,
-            launch: Launch {
-                arguments: arguments(&shell, request.command),
-                program: shell,
-                environment,
-                directory,
-                account,
-            },
+            launch: Launch { program, arguments, environment, directory, account },
         });
         let own_directory = request.cwd.is_empty().then_some(request.user.as_str());
         let session = self
@@ -116,12 +111,13 @@ fn shell(account: &Account) -> String {
         .into()
 }
 
-/// Without a command the shell is a login shell, which is what the dash in its name says.
-fn arguments(shell: &str, command: String) -> Vec<String> {
+/// A program and its arguments: the command as Run has it, or else the shell as a login shell, which is what
+/// the dash in its name says.
+fn program(shell: &str, command: String) -> (String, Vec<String>) {
     if command.is_empty() {
         let name = shell.rsplit('/').next().unwrap_or(shell);
-        vec![format!("-{name}")]
+        (shell.into(), vec![format!("-{name}")])
     } else {
-        vec![shell.into(), "-c".into(), command]
+        (SHELL.into(), vec![SHELL.into(), "-c".into(), command])
     }
 }
