@@ -175,7 +175,7 @@ def test_unknown_routes_and_methods_answer_json(server):
 
 
 @pytest.mark.parametrize("method, path", [
-    ("POST", "/v1/sandboxes/{sb}/hibernate"), ("POST", "/v1/sandboxes/{sb}/snapshots"), ("POST", "/v1/sandboxes/{sb}/fork"), ("GET", "/v1/sandboxes/{sb}/pty"),
+    ("POST", "/v1/sandboxes/{sb}/hibernate"), ("POST", "/v1/sandboxes/{sb}/snapshots"), ("POST", "/v1/sandboxes/{sb}/fork"),
     ("POST", "/v1/sandboxes/{sb}/host"), ("GET", "/v1/snapshots"), ("GET", "/v1/volumes"), ("GET", "/v1/lifecycle/events"),
 ])
 def test_routes_of_the_contract_that_are_not_there_yet_say_so(server, sandbox, method, path):

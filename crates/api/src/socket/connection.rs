@@ -250,7 +250,7 @@ impl Incoming {
         let mut waiting = VecDeque::new();
         let mut waiting_bytes = 0;
         let mut doing = pin!(Fuse::terminated());
-        loop {
+        let ending = loop {
             let room = waiting.len() < WAITING && waiting_bytes < WAITING_BYTES;
             let done = tokio::select! {
                 biased;
@@ -273,7 +273,7 @@ impl Incoming {
                         Ok(())
                     }
                     Ok(Err(refusal)) => Err(refusal),
-                    Err(ending) => return ending,
+                    Err(ending) => break ending,
                 },
             };
             if let Err(refusal) = done
@@ -281,7 +281,20 @@ impl Incoming {
             {
                 return ending;
             }
+        };
+        if let Ending::Left = ending {
+            // What a client said before its goodbye is done, though nobody hears what comes of it.
+            let rest = async {
+                if !doing.is_terminated() {
+                    _ = doing.await;
+                }
+                for frame in waiting {
+                    _ = act(frame).await;
+                }
+            };
+            _ = tokio::time::timeout(SILENCE, rest).await;
         }
+        ending
     }
 }
 

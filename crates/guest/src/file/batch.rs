@@ -1,20 +1,26 @@
 //! Writing many files in one call.
 //!
 //! What a call holds between its messages: the file being written, and what need not be looked up for
-//! every file. A file that fails is told as failed, and its data is passed over.
+//! every file. A file that fails is told as failed, and its data is passed over. A small file waits until
+//! all of it is there: if it is a new one, it needs no temporary name.
 
+use std::path::{Path, PathBuf};
+
+use bytes::BytesMut;
 use nullspace_guest_proto as pb;
 use pb::write_file_request::Part;
 use pb::write_files_reply::Outcome;
 use tonic::Status;
 
 use super::owner;
-use super::write::Writer;
+use super::write::{Writer, write_new};
 use crate::account::{Account, Accounts};
 use crate::path;
 
 /// Most files of one call.
 const FILES: usize = 10_000;
+/// Bytes of a file that waits for its end.
+const WAITING_BYTES: usize = 64 << 10;
 
 /// Files being written. Dropped before `end`, the one under way leaves nothing.
 pub struct Batch {
@@ -30,6 +36,8 @@ pub struct Batch {
 enum State {
     /// Nothing has come yet.
     Begun,
+    /// Small so far.
+    Waiting(PathBuf, Option<Account>, BytesMut),
     Writing(Writer),
     /// The file has failed, and that has been told.
     Failed,
@@ -51,9 +59,19 @@ impl Batch {
                         "there are more than {FILES} files; write the rest in another call"
                     )));
                 }
-                match self.create(&start) {
-                    Ok(writer) => self.state = State::Writing(writer),
+                match self.begin(&start) {
+                    Ok((path, owner)) => self.state = State::Waiting(path, owner, BytesMut::new()),
                     Err(error) => self.fail(&error),
+                }
+                Ok(())
+            }
+            (Some(Part::Data(data)), State::Waiting(path, owner, waiting)) => {
+                waiting.extend_from_slice(&data);
+                if waiting.len() > WAITING_BYTES {
+                    match written(path, owner.as_ref(), waiting) {
+                        Ok(writer) => self.state = State::Writing(writer),
+                        Err(error) => self.fail(&error),
+                    }
                 }
                 Ok(())
             }
@@ -77,19 +95,37 @@ impl Batch {
     }
 
     fn finish(&mut self) {
-        if let State::Writing(writer) = std::mem::replace(&mut self.state, State::Begun) {
-            match writer.finish(&self.accounts) {
-                Ok(info) => self.tell(Outcome::Written(info)),
-                Err(error) => self.fail(&error),
-            }
+        let finished = match std::mem::replace(&mut self.state, State::Begun) {
+            State::Begun | State::Failed => return,
+            State::Waiting(path, owner, content) => self.write_whole(&path, owner.as_ref(), &content),
+            State::Writing(writer) => writer.finish(&self.accounts),
+        };
+        match finished {
+            Ok(info) => self.tell(Outcome::Written(info)),
+            Err(error) => self.fail(&error),
         }
     }
 
-    fn create(&mut self, start: &pb::WriteFileStart) -> Result<Writer, Status> {
+    fn write_whole(
+        &self,
+        path: &Path,
+        owner: Option<&Account>,
+        content: &[u8],
+    ) -> Result<pb::FileInfo, Status> {
+        path::refuse_reserved_links(path)?;
+        match write_new(path, owner, content, &self.accounts) {
+            Ok(info) => Ok(info),
+            // It is there, or its directory is not; or the long way says better what is wrong.
+            Err(_) => written(path, owner, content)?.finish(&self.accounts),
+        }
+    }
+
+    fn begin(&mut self, start: &pb::WriteFileStart) -> Result<(PathBuf, Option<Account>), Status> {
         let known = self.owner.take_if(|(user, _)| *user == start.user);
         let (_, owner) = self.owner.insert(known.unwrap_or_else(|| (start.user.clone(), owner(&start.user))));
-        let owner = owner.as_ref().map_err(Clone::clone)?.as_ref();
-        Writer::create(&path::resolve(&start.path, path::base(self.cwd.as_deref(), owner))?, owner)
+        let owner = owner.as_ref().map_err(Clone::clone)?;
+        let path = path::resolve(&start.path, path::base(self.cwd.as_deref(), owner.as_ref()))?;
+        Ok((path, owner.clone()))
     }
 
     fn fail(&mut self, error: &Status) {
@@ -103,4 +139,11 @@ impl Batch {
     fn tell(&mut self, outcome: Outcome) {
         self.outcomes.push(pb::WriteFilesReply { outcome: Some(outcome) });
     }
+}
+
+/// A file that is being written, with its first content.
+fn written(path: &Path, owner: Option<&Account>, content: &[u8]) -> Result<Writer, Status> {
+    let mut writer = Writer::create(path, owner)?;
+    writer.append(content)?;
+    Ok(writer)
 }

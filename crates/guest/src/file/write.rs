@@ -163,6 +163,37 @@ impl Drop for Writer {
     }
 }
 
+/// Writes a file that does not exist yet, all of its content at once, straight under its name: for the time
+/// of one write a reader may see it empty. Many small files cost half as much that way. Fails, leaving
+/// nothing, wherever anything is not as simple as that: AlreadyExists, NotFound for a missing parent.
+pub fn write_new(
+    path: &Path,
+    owner: Option<&Account>,
+    content: &[u8],
+    accounts: &Accounts,
+) -> io::Result<pb::FileInfo> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(NEW_FILE_MODE).open(path)?;
+    let written = file.write_all(content).and_then(|()| {
+        if let Some(owner) = owner {
+            fchown(&file, Some(owner.uid), Some(owner.gid))?;
+        }
+        let metadata = file.metadata()?;
+        if metadata.mode() & 0o7777 == NEW_FILE_MODE {
+            return Ok(metadata);
+        }
+        file.set_permissions(Permissions::from_mode(NEW_FILE_MODE))?;
+        file.metadata()
+    });
+    match written {
+        Ok(metadata) => Ok(info(path, &metadata, accounts)),
+        Err(error) => {
+            // The error above is what to tell.
+            let _ = fs::remove_file(path);
+            Err(error)
+        }
+    }
+}
+
 /// The path to which links lead from `path`, and what is there, if anything is.
 pub fn follow_links(path: &Path) -> Result<(PathBuf, Option<Metadata>), Status> {
     let mut target = path.to_path_buf();
