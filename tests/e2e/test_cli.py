@@ -124,3 +124,99 @@ def test_a_background_command_started_from_the_command_line_runs_on(ours, server
     one = temporary()
     ours("sandbox", "exec", one, "--background", "--shell", "sleep 1; echo done > /tmp/flag")
     until("it has run to its end", lambda: server.exec(one, "cat /tmp/flag")["stdout"] == "done\n", 60)
+
+
+@pytest.fixture(scope="module")
+def long_lived(server):
+    made = server.create(timeout_ms=1_800_000)
+    yield made
+    server.destroy(made)
+
+
+def test_processes_are_followed_fed_and_killed_from_the_command_line(cli, long_lived):
+    one = ("sandbox", "process")
+    ran = cli(*one, "stream", long_lived, "--shell", "echo out; echo err >&2; exit 5", exit=5)
+    assert (ran.stdout, ran.stderr) == ("out\n", "err\n")
+    assert cli.json(*one, "stream", long_lived, "--json", "printf", "x")["stdout"] == "x"
+    pid = str(cli.json("sandbox", "exec", long_lived, "--background", "--json", "--shell", "echo begun; read x; echo got $x; exit 3")["pid"])
+    assert any(str(p["pid"]) == pid and p["running"] for p in cli.json(*one, "list", long_lived, "--json"))
+    cli(*one, "stdin", long_lived, pid, stdin="typed\n")
+    attached = cli(*one, "attach", long_lived, pid, exit=3)
+    assert "got typed" in attached.stdout
+    logs = cli.json(*one, "logs", long_lived, pid, "--json")
+    assert (logs["output"], logs["exit_code"]) == ("begun\ngot typed\n", 3)
+    sleeping = str(cli.json("sandbox", "exec", long_lived, "--background", "--json", "sleep", "86400")["pid"])
+    assert cli.json(*one, "kill", long_lived, sleeping, "--json")["status"] == "killed"
+    assert cli(*one, "code-run", long_lived, "print(6 * 7)").stdout == "42\n"
+    assert cli(*one, "code-run", long_lived, "--language", "bash", "exit 4", exit=4).stdout == ""
+    cli(*one, "logs", long_lived, "4000000", exit=3)
+
+
+def test_terminals_are_managed_from_the_command_line(cli, long_lived):
+    made = cli.json("sandbox", "pty", "create", long_lived, "--cols", "90", "--rows", "33", "--cwd", "/tmp")
+    session = made["session_id"]
+    assert (made["cols"], made["rows"]) == (90, 33) and session in {s["session_id"] for s in cli.json("sandbox", "pty", "list", long_lived)}
+    cli("sandbox", "pty", "resize", long_lived, session, "--cols", "80", "--rows", "24")
+    assert cli.json("sandbox", "pty", "get", long_lived, session)["cols"] == 80
+    cli("sandbox", "pty", "kill", long_lived, session)
+    until("it is gone", lambda: session not in {s["session_id"] for s in cli.json("sandbox", "pty", "list", long_lived)}, 60)
+
+
+def test_our_terminal_works_as_a_pipe_too(ours, long_lived):
+    session = ours.json("sandbox", "pty", "create", long_lived)["session_id"]
+    done = ours("sandbox", "pty", "connect", long_lived, "--session-id", session, stdin="echo in-$((40+2)); exit 6\n", exit=6)
+    assert "in-42" in done.stdout
+
+
+def test_every_file_verb_works_from_the_command_line(cli, long_lived, tmp_path):
+    def file(*words, **more):
+        return cli("sandbox", "file", *words, **more)
+
+    root = "/workspace/verbs"
+    cli("sandbox", "exec", long_lived, "--shell", f"rm -rf {root}")
+    file("write-files", long_lived, json.dumps({f"{root}/a.txt": "a needle\n", f"{root}/b.txt": "hay\n"}))
+    assert cli.json("sandbox", "file", "info", long_lived, f"{root}/a.txt")["size"] == 9
+    assert [m["file"] for m in cli.json("sandbox", "file", "find", long_lived, root, "needle")] == [f"{root}/a.txt"]
+    assert cli.json("sandbox", "file", "search", long_lived, root, "*.txt") == [f"{root}/a.txt", f"{root}/b.txt"]
+    assert cli.json("sandbox", "file", "replace", long_lived, "needle", "thread", f"{root}/a.txt")["replacements"] == 1
+    assert cli.json("sandbox", "file", "mv", long_lived, f"{root}/b.txt", f"{root}/c.txt")["path"] == f"{root}/c.txt"
+    file("mkdir", long_lived, f"{root}/d/e")
+    file("chmod", long_lived, f"{root}/c.txt", "0600")
+    assert cli.json("sandbox", "file", "info", long_lived, f"{root}/c.txt")["mode"] == "0600"
+    assert file("exists", long_lived, f"{root}/c.txt").returncode == 0
+    file("exists", long_lived, f"{root}/none", exit=1)
+    file("rm", long_lived, f"{root}/d")
+    assert cli.json("sandbox", "file", "download-url", long_lived, f"{root}/c.txt", "--json")["url"].startswith("http")
+    assert cli.json("sandbox", "file", "upload-url", long_lived, f"{root}/up")["token"]
+
+    big = tmp_path / "big.bin"
+    big.write_bytes(os.urandom(20_000_000))
+    told = cli.json("sandbox", "upload", long_lived, str(big), f"{root}/big.bin", "--json", "--checksum", "sha256")
+    assert told["transport"] == "resumable" and told["result"]["bytes_uploaded"] == 20_000_000
+    (tmp_path / "tree/sub").mkdir(parents=True)
+    (tmp_path / "tree/sub/f.txt").write_text("in a tree")
+    cli("sandbox", "upload", long_lived, str(tmp_path / "tree"), f"{root}/tree")
+    assert file("read", long_lived, f"{root}/tree/sub/f.txt").stdout == "in a tree"
+    cli("sandbox", "upload", long_lived, "-", f"{root}/stdin.txt", stdin="from a pipe")
+    assert file("read", long_lived, f"{root}/stdin.txt").stdout == "from a pipe"
+
+
+def test_our_download_brings_a_file_back_and_our_watch_sees_one_come(ours, server, long_lived, tmp_path):
+    server.exec(long_lived, "head -c 3000000 /dev/urandom > /tmp/down.bin; mkdir -p /workspace/seen")
+    ours("sandbox", "download", long_lived, "/tmp/down.bin", str(tmp_path / "down.bin"))
+    sum_inside = server.out(long_lived, "sha256sum /tmp/down.bin").split()[0]
+    assert __import__("hashlib").sha256((tmp_path / "down.bin").read_bytes()).hexdigest() == sum_inside
+    watching = subprocess.Popen([ours.program, "sandbox", "file", "watch", long_lived, "/workspace/seen", "--timeout", "30"],
+                                stdout=subprocess.PIPE, text=True, env=ours.env, cwd=ours.cwd)
+
+    def seen():
+        server.call("POST", f"/v1/sandboxes/{long_lived}/files/write", {"path": "/workspace/seen/x", "content": "1"})
+        return watching.poll() is None
+
+    try:
+        until("it watches", seen, 30, 0.5)
+        line = json.loads(watching.stdout.readline())
+        assert line["name"] == "x" and line["path"] == "/workspace/seen/x" and line["event_type"] in ("create", "write")
+    finally:
+        watching.kill()
+        watching.wait()
