@@ -26,7 +26,10 @@ pub fn store_url(data_dir: &Path, configured: Option<&str>) -> String {
 const ORPHANED: Duration = Duration::from_secs(2);
 
 /// Locks the file. One whose holder is no more is waited for.
-#[allow(clippy::disallowed_methods, reason = "nothing signals that a lock is free without taking it for good")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "nothing signals that a lock is free without taking it for good"
+)]
 fn lock_patiently(lock: &File) -> Result<(), TryLockError> {
     let begun = Instant::now();
     loop {
