@@ -64,7 +64,8 @@ async fn a_stream_that_breaks_off_leaves_nothing_of_its_last_file() {
     let agent = Agent::start().await;
     fs::create_dir_all(&agent.cwd).unwrap();
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
-    for part in [start("whole", ""), data(b"x"), start("half", ""), data(b"y")] {
+    // The half is more than what waits for its end.
+    for part in [start("whole", ""), data(b"x"), start("half", ""), data(&[b'y'; 100 << 10])] {
         sender.send(part).await.unwrap();
     }
     let mut client = agent.client.clone();
