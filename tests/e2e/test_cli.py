@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -209,13 +210,17 @@ def test_our_download_brings_a_file_back_and_our_watch_sees_one_come(ours, serve
     watching = subprocess.Popen([ours.program, "sandbox", "file", "watch", long_lived, "/workspace/seen", "--timeout", "30"],
                                 stdout=subprocess.PIPE, text=True, env=ours.env, cwd=ours.cwd)
 
+    lines = []
+    reading = threading.Thread(target=lambda: lines.append(watching.stdout.readline()))
+    reading.start()
+
     def seen():
+        # Until it watches, nothing is seen; so something happens again and again.
         server.call("POST", f"/v1/sandboxes/{long_lived}/files/write", {"path": "/workspace/seen/x", "content": "1"})
-        return watching.poll() is None
+        return lines
 
     try:
-        until("it watches", seen, 30, 0.5)
-        line = json.loads(watching.stdout.readline())
+        line = json.loads(until("a change is told", seen, 30, 0.3)[0])
         assert line["name"] == "x" and line["path"] == "/workspace/seen/x" and line["event_type"] in ("create", "write")
     finally:
         watching.kill()

@@ -145,7 +145,7 @@ def test_signed_urls_work_without_a_key_for_what_they_were_made_for_alone(server
         answer = httpx.request(method, url, content=b"x" if method == "PUT" else None)
         assert answer.status_code in (401, 405), (method, url, answer.status_code, answer.text)
     server.destroy(other)
-    made = server.call("POST", f"/v1/sandboxes/{box.id}/files/download-url", {"path": "/tmp/signed.txt", "expires_in_secs": 1}).json["url"]
+    made = server.call("POST", f"/v1/sandboxes/{box.id}/files/download-url", {"path": "/tmp/signed.txt", "expires_in_secs": 3}).json["url"]
     assert httpx.get(made).status_code == 200
     expired = until("it is too old", lambda: (answer := httpx.get(made)).status_code != 200 and answer, 30, 0.2)
     assert expired.status_code == 401 and expired.json()["code"] == "edge_token_expired"
