@@ -54,7 +54,8 @@ fn info(found: proto::FileInfo) -> Result<FileInfo> {
     })
 }
 
-fn time(nanoseconds: i64) -> Result<Timestamp> {
+/// A time as the agent tells it.
+pub fn time(nanoseconds: i64) -> Result<Timestamp> {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).map_err(Error::internal)
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use nullspace_guest_proto as proto;
 use nullspace_guest_proto::write_upload_part_request::Part;
 use nullspace_node_api::{ByteStream, Published, UploadSpec, UploadState};
@@ -21,6 +20,7 @@ use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use crate::feed;
+use crate::file::time;
 use crate::guest::{Breaks, file_error, link_broke, repeated, silent};
 use crate::running::Running;
 
@@ -65,10 +65,6 @@ fn refused(
         path,
         part_number,
     })
-}
-
-fn time(nanoseconds: i64) -> Result<Timestamp> {
-    Timestamp::from_nanosecond(i128::from(nanoseconds)).map_err(Error::internal)
 }
 
 /// An upload as the agent says it is.
