@@ -116,7 +116,7 @@ class Appliance:
         self._http = threading.local()
         self._starts = 0
 
-    def start(self, wait: bool = True) -> "Appliance":
+    def start(self, wait: bool = True, env: dict[str, str] | None = None) -> "Appliance":
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "config.toml"
         config.write_text(toml(self.config))
@@ -126,7 +126,7 @@ class Appliance:
             self.process = subprocess.Popen(
                 [binary(), "server", "--data-dir", self.data_dir, "--listen", "127.0.0.1:0", "--config", config],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, start_new_session=True,
-                env={k: v for k, v in os.environ.items() if not k.startswith("NULLSPACE_") or k == "NULLSPACE_CACHE"},
+                env={k: v for k, v in os.environ.items() if not k.startswith("NULLSPACE_") or k == "NULLSPACE_CACHE"} | (env or {}),
             )
 
         def listening():
@@ -197,6 +197,11 @@ class Appliance:
         assert result["exit_code"] == 0, result
         return result["stdout"].strip()
 
+    def background(self, sandbox: str, command: str, *args: str) -> int:
+        """The PID of a command that goes on; without arguments a line for the shell."""
+        body = {"command": command, "args": list(args)} if args else {"command": command, "shell": True}
+        return self.done(200, "POST", f"/v1/sandboxes/{sandbox}/exec", body | {"background": True})["pid"]
+
     def destroy(self, sandbox: str):
         answer = self.call("DELETE", f"/v1/sandboxes/{sandbox}")
         assert answer.status in (200, 204, 404), answer
@@ -205,6 +210,42 @@ class Appliance:
         """As shown, or the code of the refusal."""
         answer = self.call("GET", f"/v1/sandboxes/{sandbox}")
         return answer.json["status"] if answer.status == 200 else answer.code
+
+    def done(self, status: int, method: str, path: str, body=None, **more):
+        """What a call answered that must answer with this status."""
+        answer = self.call(method, path, body, **more)
+        assert answer.status == status, answer
+        return answer.json
+
+    def hibernate(self, sandbox: str) -> str:
+        """The ID of the snapshot that it sleeps in."""
+        return self.done(200, "POST", f"/v1/sandboxes/{sandbox}/hibernate")["id"]
+
+    def resume(self, sandbox: str) -> dict:
+        return self.done(200, "POST", f"/v1/sandboxes/{sandbox}/resume")
+
+    def fork(self, sandbox: str, count: int = 1, **more) -> list[str]:
+        """The IDs of its children."""
+        return [child["id"] for child in self.done(201, "POST", f"/v1/sandboxes/{sandbox}/fork", {"count": count}, **more)["items"]]
+
+    def snapshot(self, sandbox: str, **more) -> str:
+        return self.done(201, "POST", f"/v1/sandboxes/{sandbox}/snapshots", **more)["id"]
+
+    def snapshots(self, **query) -> list[dict]:
+        return self.done(200, "GET", "/v1/snapshots", query=query)
+
+    def events(self, sandbox: str | None = None, **query) -> list[dict]:
+        """All events that match, oldest first."""
+        path, found = f"/v1/sandboxes/{sandbox}/lifecycle" if sandbox else "/v1/lifecycle/events", []
+        while True:
+            page = self.done(200, "GET", path, query={"order": "asc", "limit": 500, "offset": len(found)} | query)
+            found += page["events"]
+            if not page["has_more"]:
+                return found
+
+    def told(self, sandbox: str, **query) -> list[str]:
+        """The same in short: `operation/status`."""
+        return [f"{e['operation']}/{e['status']}" for e in self.events(sandbox, **query)]
 
     def listed(self, **query) -> list[dict]:
         """All pages."""
@@ -220,6 +261,10 @@ class Appliance:
     def destroy_all(self):
         for sandbox in self.listed():
             self.destroy(sandbox["id"])
+
+    def delete_snapshots(self):
+        for snapshot in self.snapshots():
+            self.done(204, "DELETE", f"/v1/snapshots/{snapshot['id']}")
 
     def monitors(self) -> dict[str, int]:
         """The live QEMU process of each sandbox, as the node recorded it."""

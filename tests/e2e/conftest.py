@@ -5,8 +5,10 @@
     NULLSPACE_E2E_KEEP=1   keeps the working directory even when all is well
 """
 
+import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from nullspace import Sandbox
 
 import host
 from appliance import Appliance, binary, cache, until
+from command_line import PUBLIC, Cli
+from receiver import Receiver
 
 failed = False
 # Tests give programs another home; the image stays where it is.
@@ -85,15 +89,15 @@ def server(workspace, nothing_left, servers):
     server.end()
 
 
-@pytest.fixture
-def own_server(workspace, nothing_left, servers, request):
-    """Makes servers for this test alone: own_server(config=…, data_dir=…). They end with it, whatever happened."""
+@contextlib.contextmanager
+def making(workspace, servers, whose: str):
+    """Makes servers of their own, which end with it, whatever happened."""
     made = []
 
     def make(wait: bool = True, **more) -> Appliance:
         directory = workspace / f"s{len(servers)}"
         directory.mkdir()
-        (directory / "test").write_text(request.node.nodeid + "\n")
+        (directory / "test").write_text(whose + "\n")
         made.append(Appliance(directory, **more))
         made[-1].config["node"].setdefault("ready_slots", 8)  # quicker than a host's full set, and as good here
         servers.append(made[-1])
@@ -104,6 +108,35 @@ def own_server(workspace, nothing_left, servers, request):
         server.end()
         left = host.held(server.data_dir)
         assert not left, "left on the host by a server that ended:\n  " + "\n  ".join(sorted(left))
+
+
+@pytest.fixture
+def own_server(workspace, nothing_left, servers, request):
+    """Makes servers for this test alone: own_server(config=…, data_dir=…)."""
+    with making(workspace, servers, request.node.nodeid) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def module_server(workspace, nothing_left, servers, request):
+    """The same for the tests of one file."""
+    with making(workspace, servers, request.node.nodeid) as make:
+        yield make
+
+
+@pytest.fixture
+def small_disk(workspace):
+    """A file system of 1 GiB for a data directory."""
+    image, place = workspace / "disk.img", workspace / "disk"
+    place.mkdir()
+    with open(image, "wb") as f:
+        f.truncate(1 << 30)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+    image.unlink()
+    place.rmdir()
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +166,32 @@ def as_user(client_env, workspace):
             patch.setenv(name, value)
         patch.chdir(workspace / "home")
         yield
+
+
+@pytest.fixture
+def receiver():
+    """Makes endpoints for webhooks: receiver(answer)."""
+    made = []
+
+    def make(answer=None) -> Receiver:
+        made.append(Receiver(answer))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(scope="module", params=["public", "ours"])
+def cli(request, client_env, workspace):
+    """Each of the two programs for the command line."""
+    return Cli({"public": PUBLIC, "ours": binary()}[request.param], client_env, workspace / "home")
+
+
+@pytest.fixture(scope="module")
+def ours(client_env, workspace):
+    """Our program for the command line."""
+    return Cli(binary(), client_env, workspace / "home")
 
 
 @pytest.fixture(scope="session")

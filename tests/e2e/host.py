@@ -79,6 +79,11 @@ def inventory(ours: set[str]) -> set[str]:
     return {line for line in found if counts(line)}
 
 
+def free_mib(place: Path) -> float:
+    space = os.statvfs(place)
+    return space.f_bavail * space.f_frsize / (1 << 20)
+
+
 def held(data_dir: Path) -> set[str]:
     """All that one server holds on the host now."""
     mine = instance(data_dir)

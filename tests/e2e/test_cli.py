@@ -5,40 +5,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
-from appliance import binary, cache, until
-
-PUBLIC = Path(sys.executable).parent / "nullspace"
-
-
-class Cli:
-    def __init__(self, program, env, cwd):
-        self.program, self.cwd = program, cwd
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("NULLSPACE_")} | {"NULLSPACE_CACHE": str(cache())} | env
-
-    def __call__(self, *words, stdin="", exit=0, env=None):
-        done = subprocess.run([self.program, *words], input=stdin, capture_output=True, text=True, timeout=180,
-                              env=self.env | (env or {}), cwd=self.cwd)
-        assert done.returncode == exit, (words, done)
-        return done
-
-    def json(self, *words, **more):
-        return json.loads(self(*words, **more).stdout)
-
-
-@pytest.fixture(scope="module", params=["public", "ours"])
-def cli(request, client_env, workspace):
-    return Cli({"public": PUBLIC, "ours": binary()}[request.param], client_env, workspace / "home")
-
-
-@pytest.fixture(scope="module")
-def ours(client_env, workspace):
-    return Cli(binary(), client_env, workspace / "home")
+from appliance import until
+from command_line import PUBLIC, Cli
 
 
 def test_a_sandbox_is_made_used_and_destroyed_from_the_command_line(cli):

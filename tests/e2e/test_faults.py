@@ -14,6 +14,7 @@ import pytest
 
 import host
 from appliance import cache, until
+from host import free_mib
 
 
 def settled(server, expected: set[str]):
@@ -202,25 +203,6 @@ def test_a_destroy_during_a_create_ends_both(server):
 
 
 # ---- room -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(workspace):
-    """A file system of 1 GiB for a data directory."""
-    image, place = workspace / "disk.img", workspace / "disk"
-    place.mkdir()
-    with open(image, "wb") as f:
-        f.truncate(1 << 30)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, place], check=True)
-    yield place
-    subprocess.run(["umount", place], check=True)
-    image.unlink()
-
-
-def free_mib(place) -> float:
-    space = os.statvfs(place)
-    return space.f_bavail * space.f_frsize / (1 << 20)
 
 
 def test_a_full_disk_refuses_new_sandboxes_and_the_running_ones_go_on(small_disk, own_server):

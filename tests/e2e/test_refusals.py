@@ -64,12 +64,39 @@ def test_an_unknown_template_is_not_found(server):
 
 
 @pytest.mark.parametrize("field, value", [
-    ("snapshot_id", "snap_" + "0" * 32), ("volumes", [{"ref": "data", "mount_path": "/data", "read_only": False}]), ("auto_resume", True),
-    ("timeout_action", "hibernate"), ("lifecycle", {"on_timeout": "pause"}), ("warm_pool", {"mode": "prefer"}),
+    ("volumes", [{"ref": "data", "mount_path": "/data", "read_only": False}]), ("warm_pool", {"mode": "prefer"}),
 ])
 def test_a_feature_that_is_not_there_yet_says_so(server, field, value):
-    body = {field: value} if field != "auto_resume" else {field: value, "timeout_action": "hibernate"}
-    refused(server.call("POST", "/v1/sandboxes", body), 501, "not_implemented")
+    refused(server.call("POST", "/v1/sandboxes", {field: value}), 501, "not_implemented")
+
+
+@pytest.mark.parametrize("more, word", [
+    ({"auto_resume": True}, "auto_resume"), ({"auto_resume": True, "timeout_action": "destroy"}, "auto_resume"),
+    ({"timeout_action": "destroy", "lifecycle": {"on_timeout": "pause"}}, "on_timeout"),
+])
+def test_a_lifecycle_that_contradicts_itself_is_refused(server, more, word):
+    refused(server.call("POST", "/v1/sandboxes", more), 400, "invalid_request", word)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("vcpus", 1), ("memory_mb", 256), ("disk_mb", 4096), ("template", "base"), ("envs", {"A": "1"}), ("cwd", "/tmp"), ("internet_access", False),
+])
+def test_what_a_snapshot_has_cannot_be_asked_for_beside_it(server, field, value):
+    refused(server.call("POST", "/v1/sandboxes", {"snapshot_id": "snap_" + "0" * 32, field: value}), 400, "invalid_request", field)
+
+
+def test_an_unknown_snapshot_is_not_found(server):
+    missing = "snap_" + "0" * 32
+    for method, path, body in (("POST", "/v1/sandboxes", {"snapshot_id": missing}), ("GET", f"/v1/snapshots/{missing}", None),
+                               ("DELETE", f"/v1/snapshots/{missing}", None), ("POST", f"/v1/sandboxes/{missing}/resume", None)):
+        refused(server.call(method, path, body), 404, "snapshot_not_found", missing)
+
+
+@pytest.mark.parametrize("body", [{"count": 0}, {"count": 65}, {"count": -1}, {"count": "two"}, {"count": 1.5}, [], "x"])
+def test_a_fork_asked_wrongly_names_the_field_and_makes_nothing(server, sandbox, body):
+    before = server.done(200, "GET", f"/v1/sandboxes/{sandbox}/tree")
+    refused(server.call("POST", f"/v1/sandboxes/{sandbox}/fork", body), 400, "invalid_request", *(["count"] if isinstance(body, dict) else []))
+    assert server.done(200, "GET", f"/v1/sandboxes/{sandbox}/tree") == before
 
 
 def test_null_and_unknown_fields_are_as_good_as_absent(server):
@@ -130,6 +157,8 @@ def test_tenants_never_see_each_other(server, sandbox):
         missing = "sb_" + uuid.uuid4().hex
         for method, path, body in (
             ("GET", "", None), ("DELETE", "", None), ("GET", "/metrics", None), ("POST", "/timeout", {"timeout_ms": 1000}),
+            ("POST", "/hibernate", None), ("POST", "/resume", None), ("POST", "/snapshots", None), ("POST", "/fork", None), ("GET", "/tree", None),
+            ("GET", "/lifecycle", None),
             ("POST", "/exec", {"command": "true"}), ("GET", "/processes", None), ("POST", "/processes/1/kill", None), ("GET", "/processes/1/logs", None),
             ("GET", "/files?path=/", None), ("POST", "/files/read", {"path": "/etc/hostname"}), ("POST", "/files/exists", {"path": "/"}),
             ("POST", "/files/write", {"path": "/tmp/x", "content": ""}), ("GET", "/file?path=/etc/hostname", None),
@@ -175,8 +204,7 @@ def test_unknown_routes_and_methods_answer_json(server):
 
 
 @pytest.mark.parametrize("method, path", [
-    ("POST", "/v1/sandboxes/{sb}/hibernate"), ("POST", "/v1/sandboxes/{sb}/snapshots"), ("POST", "/v1/sandboxes/{sb}/fork"),
-    ("POST", "/v1/sandboxes/{sb}/host"), ("GET", "/v1/snapshots"), ("GET", "/v1/volumes"), ("GET", "/v1/lifecycle/events"),
+    ("POST", "/v1/sandboxes/{sb}/host"), ("GET", "/v1/volumes"),
 ])
 def test_routes_of_the_contract_that_are_not_there_yet_say_so(server, sandbox, method, path):
     refused(server.call(method, path.format(sb=sandbox)), 501, "not_implemented")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What is promised about speed and memory, measured against the floor in the same run.
 
-    bench.py [--quick] [--rounds N] [--json bench.json] [--parts single,burst,crowd,data] [--strict]
+    bench.py [--quick] [--rounds N] [--json bench.json] [--parts single,burst,crowd,data,lifecycle] [--strict]
 
 A server of its own (its data directory in the cache, port 0) and the floor program (floor.py) take
 turns, each after the host has come to rest, so that a drift of the host's load hits both alike.
@@ -11,7 +11,6 @@ with its ratio to the floor and says which goals were met; with --strict an unme
 Needs root, the guest image, and bin/nullspace built for release (or another in NULLSPACE_BIN).
 """
 import argparse
-import base64
 import hashlib
 import http.client
 import json
@@ -19,12 +18,9 @@ import os
 import platform
 import re
 import shutil
-import socket
 import statistics
-import struct
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,112 +28,19 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 import host  # noqa: E402
+import lifecycle  # noqa: E402
 from appliance import Appliance, Http, binary, cache, until  # noqa: E402
 from floor import Floor  # noqa: E402
+from measure import Socket, Watched, memory_available_mib, private_mib, say, settle  # noqa: E402
 
-PARTS = ["single", "burst", "crowd", "data"]
+PARTS = ["single", "burst", "crowd", "data", "lifecycle"]
 SIZE = {"vcpus": 1, "memory_mb": 512}  # as the floor's machine
 CROWD = {"vcpus": 1, "memory_mb": 256}
-
-
-def say(text: str):
-    print(text, file=sys.stderr, flush=True)
-
-
-def settle(limit: float = 3.0):
-    """Waits until the host is nearly idle: what one side does after its answer must not cost the other. Goes on after
-    `limit` seconds where something else keeps the host busy."""
-    def cpu():
-        fields = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return sum(fields), fields[3] + fields[4]
-
-    deadline, (total, idle) = time.monotonic() + limit, cpu()
-    while time.monotonic() < deadline:
-        time.sleep(0.1)
-        now_total, now_idle = cpu()
-        if now_total > total and (now_idle - idle) / (now_total - total) > 0.9:
-            return
-        total, idle = now_total, now_idle
-
-
-def private_mib(pid: int) -> float:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(re.search(r"Private_Dirty:\s+(\d+)", rollup)[1]) / 1024
 
 
 def server_timing(answer) -> dict[str, float]:
     """Milliseconds by name from `Server-Timing: guest;dur=38.1, total;dur=39.0`."""
     return {name: float(ms) for name, ms in re.findall(r"([\w-]+);dur=([\d.]+)", answer.headers.get("server-timing") or "")}
-
-
-class Socket:
-    """A WebSocket of a sandbox (RFC 6455), as much of one as is needed to measure: text frames, none of them in pieces."""
-
-    def __init__(self, server: Appliance, sandbox: str):
-        host, port = server.url.removeprefix("http://").split(":")
-        self.socket = socket.create_connection((host, int(port)))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.sendall((f"GET /v1/sandboxes/{sandbox}/ws?channel=exec HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {server.key}\r\n"
-                             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-                             f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n\r\n").encode())
-        self.file = self.socket.makefile("rb")
-        if b" 101 " not in self.file.readline():
-            raise RuntimeError("the server did not take the WebSocket")
-        while self.file.readline().strip():
-            pass
-
-    def say(self, **frame):
-        data = json.dumps(frame).encode()
-        length = bytes([0x80 | len(data)]) if len(data) < 126 else bytes([0xFE]) + struct.pack(">H", len(data))
-        self.socket.sendall(b"\x81" + length + bytes(4) + data)  # masked with zeroes
-
-    def hear(self) -> dict:
-        while True:
-            kind, length = self.file.read(2)
-            length = {126: lambda: struct.unpack(">H", self.file.read(2))[0], 127: lambda: struct.unpack(">Q", self.file.read(8))[0]}.get(length, lambda: length)()
-            data = self.file.read(length)
-            if kind == 0x81:
-                return json.loads(data)
-            if kind == 0x89:  # a ping
-                self.socket.sendall(b"\x8a" + bytes([0x80 | len(data)]) + bytes(4) + data)
-            if kind == 0x88:
-                raise RuntimeError("the server closed the WebSocket")
-
-    def run(self, command: str, args=(), each=lambda frame: None) -> int:
-        self.say(type="exec_start", id="e", command=command, args=list(args), timeout_secs=600)
-        while (frame := self.hear())["type"] != "exec_exit":
-            if frame["type"] == "error":
-                raise RuntimeError(frame["message"])
-            each(frame)
-        return frame["exit_code"]
-
-    def close(self):
-        self.socket.close()
-
-
-class Watched:
-    """The highest resident memory of a process above what it had at the start, in MiB, looked at all the time meanwhile."""
-
-    def __init__(self, server: Appliance):
-        self.server, self.ended = server, threading.Event()
-
-    def __enter__(self):
-        self.before = self.most = self.server.rss_mib()
-        self.thread = threading.Thread(target=self._look)
-        self.thread.start()
-        return self
-
-    def _look(self):
-        while not self.ended.wait(0.02):
-            self.most = max(self.most, self.server.rss_mib())
-
-    def __exit__(self, *_):
-        self.ended.set()
-        self.thread.join()
-
-    @property
-    def grown(self) -> float:
-        return self.most - self.before
 
 
 class Ours:
@@ -279,7 +182,7 @@ class Ours:
                 digest.update(data)
 
         line = "0123456789abcdef" * 4096
-        ws = Socket(self.server, sandbox)
+        ws = Socket(self.server, f"/v1/sandboxes/{sandbox}/ws?channel=exec")
         settle()
         with Watched(self.server) as memory:
             t = time.perf_counter()
@@ -297,7 +200,7 @@ class Ours:
         for _ in range(rounds):
             answer = self.server.call("POST", f"/v1/sandboxes/{sandbox}/exec", {"command": "true"})
             self.note("true_guest_ms", server_timing(answer)["guest"])
-            ws = Socket(self.server, sandbox)
+            ws = Socket(self.server, f"/v1/sandboxes/{sandbox}/ws?channel=exec")
             t = time.perf_counter()
             if ws.run("true") != 0:
                 raise RuntimeError("true failed")
@@ -371,10 +274,6 @@ class Ours:
         return {name: round(statistics.median(values), 2) for name, values in self.figures.items()}
 
 
-def memory_available_mib() -> float:
-    return int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) / 1024
-
-
 def cold_boot_ms(server: Appliance) -> float | None:
     """The cold boot of the same template and size, as recorded when the checkpoint was made."""
     for record in Path(server.config["node"]["checkpoint_dir"]).rglob("*.json"):
@@ -441,6 +340,7 @@ def goals(ours: dict, floor: dict, left: list[str], args) -> list[dict]:
     if grep := ours.get("grep_ms"):
         goal("search of 20,000 files, ms", ours.get("search_ms"), grep * 1.5)
     goal(f"{c} sandboxes at once, answering", ours.get(f"crowd_{c}_answering"), c, at_least=True)
+    lifecycle.goals(goal, ours, floor)
     goal("left on the host at the end, things", len(left), 0)
     return out
 
@@ -526,6 +426,9 @@ def main():
                 ours.large_file(one, args.large << 30)
                 server.destroy(one)
                 floor.end_kept()
+            if "lifecycle" in parts:
+                say("lifecycle: forks, sleepers, the store and the log")
+                lifecycle.measure(ours, floor, directory, SIZE, args)
             if "crowd" in parts:
                 if memory_available_mib() < args.crowd * 120:
                     say(f"SKIP: a crowd of {args.crowd} needs about {args.crowd * 120} MiB of memory, {memory_available_mib():.0f} are free")
@@ -539,7 +442,7 @@ def main():
             nonlocal left
             ours_only = {host.instance(s.data_dir) for s in (server, bare)}
             left = sorted((host.inventory(ours_only) - before) | host.processes(directory))
-            left += [str(x) for s in (server, bare) for kind in ("machines", "spares") for x in s.data_dir.glob(f"node/{kind}/*")]
+            left += [str(x) for s in (server, bare) for kind in ("machines", "spares", "checkpoints", "layers") for x in s.data_dir.glob(f"node/{kind}/*")]
             return not left
 
         try:
@@ -567,7 +470,7 @@ def main():
     judged = goals(figures, base, left, args)
     print(f"{'figure':42} {'median':>10} {'min':>10} {'max':>10} {'n':>4}   {'floor':>9} {'ratio':>6}")
     same = {"create_first_command_ms": "restore_first_command_ms", "create_first_command_without_spares_ms": "restore_first_command_ms", "exec_ms": "command_ms", "private_mib": "private_mib",
-            f"burst_{args.burst}_wall_ms": f"burst_{args.burst}_wall_ms", "upload_mb_s": "up_mb_s", "download_mb_s": "down_mb_s"}
+            f"burst_{args.burst}_wall_ms": f"burst_{args.burst}_wall_ms", **lifecycle.SAME, "upload_mb_s": "up_mb_s", "download_mb_s": "down_mb_s"}
     for name, values in ours.figures.items():
         against = base.get(same.get(name, ""))
         print(f"{name:42} {figures[name]:10.2f} {min(values):10.2f} {max(values):10.2f} {len(values):4}"

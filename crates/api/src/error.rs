@@ -1,7 +1,7 @@
 //! The one place where a border error becomes an HTTP answer.
 //!
 //! A handler's error travels to the outermost layer as it is, in the answer's extensions; there it is
-//! written out, with the request's ID, and logged once.
+//! written out, with the request's ID, and counted and logged once.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -71,13 +71,21 @@ pub fn status(code: Code) -> StatusCode {
         Code::PermissionDenied => StatusCode::FORBIDDEN,
         Code::NotFound
         | Code::SandboxNotFound
+        | Code::SnapshotNotFound
+        | Code::WebhookNotFound
+        | Code::DeliveryNotFound
         | Code::TemplateNotFound
         | Code::ProcessNotFound
         | Code::FileNotFound
         | Code::TerminalNotFound
         | Code::UploadNotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Code::Conflict | Code::SandboxNotReady | Code::TransitionInProgress => StatusCode::CONFLICT,
+        Code::Conflict
+        | Code::SandboxNotReady
+        | Code::TransitionInProgress
+        | Code::SnapshotInUse
+        | Code::IncompatibleSnapshot
+        | Code::SnapshotCorrupted => StatusCode::CONFLICT,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Code::QuotaExceeded | Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
@@ -113,7 +121,7 @@ pub(crate) fn write(response: Response, id: RequestId) -> Response {
     let Some(Failure(error)) = parts.extensions.remove::<Failure>() else {
         return Response::from_parts(parts, body);
     };
-    log(&error);
+    record(&error);
     let health = parts.extensions.remove::<HealthAnswer>().is_some();
     let (retryable, status) = (error.retryable(), status_of(&error));
     let answer = ErrorBody {
@@ -140,9 +148,10 @@ pub(crate) fn write(response: Response, id: RequestId) -> Response {
     Response::from_parts(parts, Body::from(text))
 }
 
-/// Only a fault of ours is an error in the log; everything else is an ordinary answer. Runs in the
-/// request's span, which names the request.
-pub(crate) fn log(error: &Error) {
+/// Counts and logs an error that somebody is told of. Only a fault of ours is an error in the log;
+/// everything else is an ordinary answer. Runs in the request's span, which names the request.
+pub(crate) fn record(error: &Error) {
+    metrics::counter!("nullspace_api_errors_total", "code" => error.code.as_str()).increment(1);
     let context = error.context.as_deref();
     match error.code {
         Code::InternalError => tracing::error!(code = %error.code, error = %error, context, "failed"),

@@ -20,7 +20,7 @@ use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::error::{Failure, log};
+use crate::error::{Failure, record};
 use crate::json_stream::JsonStream;
 use crate::multipart;
 use crate::openapi::{Conflict, Malformed, Missing, OutOfRange, Refused, TooLarge};
@@ -509,7 +509,7 @@ async fn file_batch_write<A: Api>(
     let result = |(entry, outcome): (nullspace_types::file::FileBatchEntry, Result<FileInfo>)| match outcome {
         Ok(info) => FileBatchResult::Success { path: entry.path, info },
         Err(error) => {
-            log(&error);
+            record(&error);
             FileBatchResult::Error { path: entry.path, error: error.message }
         }
     };

@@ -7,6 +7,7 @@
 //! A call's future is dropped when its client goes away. What must end once begun belongs to a task of
 //! the implementation, not to the future.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use futures::stream::BoxStream;
 use http::Method;
 use nullspace_types::key::Principal;
 use nullspace_types::{Code, Error, Result};
+use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -26,7 +28,9 @@ pub mod error;
 pub mod file;
 pub mod health;
 mod json_stream;
+pub mod lifecycle;
 mod middleware;
+pub mod monitor;
 mod multipart;
 pub mod not_built;
 mod openapi;
@@ -34,22 +38,28 @@ pub mod process;
 mod range;
 mod request;
 pub mod sandbox;
+pub mod snapshot;
 mod socket;
 pub mod template;
 pub mod terminal;
 mod text;
 pub mod upload;
+pub mod webhook;
 
 use crate::error::Failure;
 use crate::middleware::{REQUEST_ID, SERVER_TIMING};
 
 pub use file::FileApi;
 pub use health::HealthApi;
+pub use lifecycle::LifecycleApi;
+pub use monitor::MonitorApi;
 pub use process::ProcessApi;
 pub use sandbox::SandboxApi;
+pub use snapshot::SnapshotApi;
 pub use template::TemplateApi;
 pub use terminal::TerminalApi;
 pub use upload::UploadApi;
+pub use webhook::WebhookApi;
 
 /// Bytes that come in pieces. An error ends the stream; what came before it is not whole.
 pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
@@ -70,13 +80,45 @@ pub trait Authenticate: Clone + Send + Sync + 'static {
 
 /// All that the API needs.
 pub trait Api:
-    SandboxApi + ProcessApi + TerminalApi + FileApi + UploadApi + TemplateApi + HealthApi + Authenticate
+    SandboxApi
+    + SnapshotApi
+    + ProcessApi
+    + TerminalApi
+    + FileApi
+    + UploadApi
+    + LifecycleApi
+    + WebhookApi
+    + MonitorApi
+    + TemplateApi
+    + HealthApi
+    + Authenticate
 {
 }
 
 impl<A> Api for A where
-    A: SandboxApi + ProcessApi + TerminalApi + FileApi + UploadApi + TemplateApi + HealthApi + Authenticate
+    A: SandboxApi
+        + SnapshotApi
+        + ProcessApi
+        + TerminalApi
+        + FileApi
+        + UploadApi
+        + LifecycleApi
+        + WebhookApi
+        + MonitorApi
+        + TemplateApi
+        + HealthApi
+        + Authenticate
 {
+}
+
+/// What whoever listens knows of a request's connection and puts into the request's extensions. A request
+/// without it comes from nobody knows where, and its sockets have no end but their own.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// Who is at the other end: a client, or a proxy before it.
+    pub peer: SocketAddr,
+    /// The server stops: sockets end.
+    pub stopping: CancellationToken,
 }
 
 /// The whole API over an implementation of it.
@@ -103,10 +145,14 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 fn documented<A: Api>() -> OpenApiRouter<A> {
     OpenApiRouter::new()
         .merge(sandbox::routes())
+        .merge(snapshot::routes())
         .merge(process::routes())
         .merge(terminal::routes())
         .merge(file::routes())
         .merge(upload::routes())
+        .merge(lifecycle::routes())
+        .merge(webhook::routes())
+        .merge(monitor::routes())
         .merge(socket::routes())
         .merge(template::routes())
         .merge(health::routes())

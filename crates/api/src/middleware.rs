@@ -17,14 +17,19 @@ use nullspace_types::Error;
 use nullspace_types::id::RequestId;
 use tracing::Instrument;
 
-use crate::Authenticate;
 use crate::drain::Drain;
 use crate::error::{self, Failure};
+use crate::{Authenticate, Connected};
 
 /// The header with the request's ID.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Where the time went, in milliseconds.
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// The operator's route: whoever is on the host itself needs no key for it.
+const METRICS: &str = "/metrics";
+/// What a proxy adds to requests of others, and a browser to those of a page.
+const OF_OTHERS: [&str; 5] = ["forwarded", "x-forwarded-for", "x-real-ip", "via", "origin"];
 
 /// Microseconds of the answer that the guest took; a handler puts it into the answer's extensions.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +60,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let (status, duration_us) = (response.status().as_u16(), total.as_micros() as u64);
     match path {
         // Asked every few seconds by whatever watches the server.
-        "/healthz" => tracing::debug!(status, duration_us, "answered"),
+        "/healthz" | METRICS => tracing::debug!(status, duration_us, "answered"),
         _ => tracing::info!(status, duration_us, "answered"),
     }
     response.map(|body| log_break(body, span.clone()))
@@ -67,7 +72,7 @@ pub(crate) async fn authenticate<A: Authenticate>(
     mut request: Request,
     next: Next,
 ) -> Response {
-    if needs_key(request.uri().path()) {
+    if needs_key(&request) {
         let judged = match signed(&request) {
             Some((sandbox, query)) => api.authenticate_grant(request.method(), sandbox, query).await,
             None => {
@@ -95,8 +100,19 @@ fn signed(request: &Request) -> Option<(&str, &str)> {
     (granted && !request.headers().contains_key(http::header::AUTHORIZATION)).then_some((sandbox, query))
 }
 
-fn needs_key(path: &str) -> bool {
-    path.strip_prefix("/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+fn needs_key(request: &Request) -> bool {
+    let path = request.uri().path();
+    match path.strip_prefix("/v1") {
+        Some(rest) => rest.is_empty() || rest.starts_with('/'),
+        None => path == METRICS && !of_host(request),
+    }
+}
+
+/// Whether a request comes from the host itself, and on nobody else's behalf.
+fn of_host(request: &Request) -> bool {
+    let connected = request.extensions().get::<Connected>();
+    connected.is_some_and(|connected| connected.peer.ip().to_canonical().is_loopback())
+        && !OF_OTHERS.iter().any(|name| request.headers().contains_key(*name))
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
@@ -115,7 +131,7 @@ fn log_break(body: Body, span: tracing::Span) -> Body {
         let _entered = span.enter();
         let source = std::error::Error::source(&failure).and_then(|source| source.downcast_ref::<Error>());
         match source {
-            Some(error) => error::log(error),
+            Some(error) => error::record(error),
             None => tracing::debug!(%failure, "refused"),
         }
         tracing::debug!("the answer was broken off before its end");

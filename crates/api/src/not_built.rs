@@ -12,18 +12,12 @@ use crate::error::Failure;
 
 /// Methods and the paths that have them. WebSockets begin with a `GET`.
 const ROUTES: &[(&str, &[&str])] = &[
-    // Sandboxes: snapshots, hibernation, forks, volumes, ports, access.
-    ("/v1/sandboxes/{sandbox_id}/hibernate", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/resume", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/snapshots", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/fork", &["POST"]),
+    // Sandboxes: volumes, ports, access.
     ("/v1/sandboxes/{sandbox_id}/egress", &["PATCH"]),
     ("/v1/sandboxes/{sandbox_id}/volumes", &["GET", "POST"]),
     ("/v1/sandboxes/{sandbox_id}/volumes/{attachment_id}", &["DELETE"]),
     ("/v1/sandboxes/{sandbox_id}/volumes/{attachment_id}/health", &["GET"]),
     ("/v1/sandboxes/{sandbox_id}/volumes/{attachment_id}/remount", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/lifecycle", &["GET"]),
-    ("/v1/sandboxes/{sandbox_id}/lifecycle/ws", &["GET"]),
     ("/v1/sandboxes/{sandbox_id}/host", &["POST"]),
     ("/v1/sandboxes/{sandbox_id}/ports/{port}/preview-url", &["GET"]),
     ("/v1/sandboxes/{sandbox_id}/ports/{port}/signed-preview-url", &["POST"]),
@@ -32,17 +26,6 @@ const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/sandboxes/{sandbox_id}/preview-urls", &["GET"]),
     ("/v1/sandboxes/{sandbox_id}/preview-urls/{grant_id}", &["DELETE"]),
     ("/v1/sandboxes/{sandbox_id}/ssh-access", &["POST"]),
-    // Snapshots, lifecycle, monitor.
-    ("/v1/snapshots", &["GET"]),
-    ("/v1/snapshots/{snapshot_id}", &["GET", "DELETE"]),
-    ("/v1/snapshots/{snapshot_id}/lifecycle", &["GET"]),
-    ("/v1/lifecycle/events", &["GET"]),
-    ("/v1/lifecycle/ws", &["GET"]),
-    ("/v1/lifecycle/webhooks", &["GET", "POST"]),
-    ("/v1/lifecycle/webhooks/{webhook_id}", &["GET", "PATCH", "DELETE"]),
-    ("/v1/lifecycle/webhooks/{webhook_id}/deliveries", &["GET"]),
-    ("/v1/lifecycle/webhooks/{webhook_id}/deliveries/{delivery_id}", &["GET"]),
-    ("/v1/monitor/ws", &["GET"]),
     // Templates and their builds.
     ("/v1/templates/blobs/preflight", &["POST"]),
     ("/v1/templates/blobs/{blob_id}", &["PUT"]),

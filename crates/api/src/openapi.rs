@@ -1,35 +1,14 @@
 //! The OpenAPI document: made from the routes alone, over an implementation that cannot exist.
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use http::Method;
-use nullspace_types::Result;
-use nullspace_types::file::{
-    FileExists, FileFind, FileInfo, FileListQuery, FileMatch, FilePath, FilePermissions, FileRange,
-    FileRawQuery, FileRead, FileRename, FileReplace, FileReplaced, FileSearch, FileSign, FileWrite, Found,
-};
-use nullspace_types::id::{SandboxId, SessionId, UploadId};
-use nullspace_types::key::Principal;
-use nullspace_types::process::{ExecRequest, ProcessInfo, ProcessStdin};
-use nullspace_types::sandbox::{
-    Sandbox, SandboxCreate, SandboxDestroyed, SandboxGetQuery, SandboxList, SandboxListQuery, SandboxMetrics,
-    SandboxTimeout, SandboxTimeoutSet,
-};
-use nullspace_types::template::Template;
-use nullspace_types::terminal::{TerminalInfo, TerminalResize};
-use nullspace_types::upload::{UploadComplete, UploadCompleted, UploadCreate, UploadCreated, UploadSession};
-use serde_json::Value;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi, SecurityRequirement};
 use utoipa::{IntoResponses, OpenApi as _};
 
 use crate::error::ErrorBody;
-use crate::file::{BatchParts, FileChanges, FileDownloadReply, FileReadReply, FileWatch, SignedUrl};
-use crate::process::{ExecReply, LogsReply, ProcessEvents};
-use crate::terminal::{TerminalEvents, TerminalStart, TerminalTarget};
-use crate::{
-    Authenticate, ByteStream, FileApi, HealthApi, ProcessApi, SandboxApi, TemplateApi, TerminalApi, UploadApi,
-};
+
+mod undefined;
+
+use undefined::Undefined;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -40,11 +19,16 @@ use crate::{
     ),
     tags(
         (name = "sandbox", description = "Virtual machines"),
+        (name = "snapshot", description = "Keeping them, copying them, and what differs between copies"),
         (name = "process", description = "Commands and processes in them"),
         (name = "terminal", description = "Terminal sessions in them"),
         (name = "file", description = "Files in them"),
         (name = "upload", description = "Resumable uploads into them"),
-        (name = "socket", description = "Following commands, terminals and changes as they happen"),
+        (name = "lifecycle", description = "The log of what became of them"),
+        (name = "webhook", description = "Endpoints that the log is sent to"),
+        (name = "monitor", description = "What the server does"),
+        (name = "socket", description = "Following commands, terminals, files, the log and all sandboxes as \
+            it happens"),
         (name = "template", description = "What they are made from"),
         (name = "health", description = "The server itself"),
     )
@@ -107,6 +91,26 @@ pub(crate) struct Missing(ErrorBody);
 #[allow(dead_code, reason = "describes answers")]
 pub(crate) struct Conflict(ErrorBody);
 
+/// Not now, or not from this: as for any sandbox; or the snapshot is needed, `snapshot_in_use`, does not fit
+/// this host, `incompatible_snapshot`, or is damaged, `snapshot_corrupted`.
+#[derive(IntoResponses)]
+#[response(status = 409)]
+#[allow(dead_code, reason = "describes answers")]
+pub(crate) struct NotPossible(ErrorBody);
+
+/// No such snapshot, or not the caller's: `snapshot_not_found`.
+#[derive(IntoResponses)]
+#[response(status = 404)]
+#[allow(dead_code, reason = "describes answers")]
+pub(crate) struct NoSnapshot(ErrorBody);
+
+/// No such webhook, or not the caller's, `webhook_not_found`; or no such delivery of it,
+/// `delivery_not_found`.
+#[derive(IntoResponses)]
+#[response(status = 404)]
+#[allow(dead_code, reason = "describes answers")]
+pub(crate) struct NoWebhook(ErrorBody);
+
 /// The range is outside of the file: `range_not_satisfiable`.
 #[derive(IntoResponses)]
 #[response(status = 416)]
@@ -119,7 +123,7 @@ pub(crate) struct OutOfRange(ErrorBody);
 #[allow(dead_code, reason = "describes answers")]
 pub(crate) struct UploadGone(ErrorBody);
 
-/// No such template: `template_not_found`.
+/// No such template, or no such snapshot of the caller's: `template_not_found`, `snapshot_not_found`.
 #[derive(IntoResponses)]
 #[response(status = 404)]
 #[allow(dead_code, reason = "describes answers")]
@@ -141,274 +145,4 @@ pub(crate) enum NotRun {
     /// The command ran out of its time and was killed: `exec_timeout`.
     #[response(status = 504)]
     Timeout(ErrorBody),
-}
-
-/// An implementation of which there is no value: routes can be described over it, never served.
-#[derive(Clone)]
-enum Undefined {}
-
-#[async_trait]
-impl SandboxApi for Undefined {
-    async fn sandbox_create(&self, _: Principal, _: Option<String>, _: SandboxCreate) -> Result<Sandbox> {
-        match *self {}
-    }
-
-    async fn sandbox_list(&self, _: Principal, _: SandboxListQuery, _: bool) -> Result<SandboxList> {
-        match *self {}
-    }
-
-    async fn sandbox_get(&self, _: Principal, _: SandboxId, _: SandboxGetQuery) -> Result<Value> {
-        match *self {}
-    }
-
-    async fn sandbox_destroy(&self, _: Principal, _: SandboxId) -> Result<SandboxDestroyed> {
-        match *self {}
-    }
-
-    async fn sandbox_timeout_set(
-        &self,
-        _: Principal,
-        _: SandboxId,
-        _: SandboxTimeoutSet,
-    ) -> Result<SandboxTimeout> {
-        match *self {}
-    }
-
-    async fn sandbox_metrics(&self, _: Principal, _: SandboxId) -> Result<Vec<SandboxMetrics>> {
-        match *self {}
-    }
-}
-
-#[async_trait]
-impl ProcessApi for Undefined {
-    async fn process_exec(&self, _: Principal, _: SandboxId, _: ExecRequest) -> Result<ExecReply> {
-        match *self {}
-    }
-
-    async fn process_stream(&self, _: Principal, _: SandboxId, _: ExecRequest) -> Result<ProcessEvents> {
-        match *self {}
-    }
-
-    async fn process_attach(
-        &self,
-        _: Principal,
-        _: SandboxId,
-        _: u32,
-        _: u64,
-        _: u64,
-    ) -> Result<ProcessEvents> {
-        match *self {}
-    }
-
-    async fn process_list(&self, _: Principal, _: SandboxId) -> Result<Vec<ProcessInfo>> {
-        match *self {}
-    }
-
-    async fn process_stdin_close(&self, _: Principal, _: SandboxId, _: u32) -> Result<()> {
-        match *self {}
-    }
-
-    async fn process_kill(&self, _: Principal, _: SandboxId, _: u32) -> Result<()> {
-        match *self {}
-    }
-
-    async fn process_stdin(&self, _: Principal, _: SandboxId, _: u32, _: ProcessStdin) -> Result<()> {
-        match *self {}
-    }
-
-    async fn process_logs(&self, _: Principal, _: SandboxId, _: u32) -> Result<LogsReply> {
-        match *self {}
-    }
-}
-
-#[async_trait]
-impl FileApi for Undefined {
-    async fn file_list(&self, _: Principal, _: SandboxId, _: FileListQuery) -> Result<Vec<FileInfo>> {
-        match *self {}
-    }
-
-    async fn file_read(&self, _: Principal, _: SandboxId, _: FileRead) -> Result<FileReadReply> {
-        match *self {}
-    }
-
-    async fn file_write(&self, _: Principal, _: SandboxId, _: FileWrite) -> Result<FileInfo> {
-        match *self {}
-    }
-
-    async fn file_info(&self, _: Principal, _: SandboxId, _: FilePath) -> Result<FileInfo> {
-        match *self {}
-    }
-
-    async fn file_exists(&self, _: Principal, _: SandboxId, _: FilePath) -> Result<FileExists> {
-        match *self {}
-    }
-
-    async fn file_remove(&self, _: Principal, _: SandboxId, _: FilePath) -> Result<()> {
-        match *self {}
-    }
-
-    async fn file_mkdir(&self, _: Principal, _: SandboxId, _: FilePath) -> Result<()> {
-        match *self {}
-    }
-
-    async fn file_rename(&self, _: Principal, _: SandboxId, _: FileRename) -> Result<FileInfo> {
-        match *self {}
-    }
-
-    async fn file_permissions(&self, _: Principal, _: SandboxId, _: FilePermissions) -> Result<()> {
-        match *self {}
-    }
-
-    async fn file_download(
-        &self,
-        _: Principal,
-        _: SandboxId,
-        _: FileRawQuery,
-        _: FileRange,
-    ) -> Result<FileDownloadReply> {
-        match *self {}
-    }
-
-    async fn file_upload(&self, _: Principal, _: SandboxId, _: FileRawQuery, _: ByteStream) -> Result<()> {
-        match *self {}
-    }
-
-    async fn file_find(&self, _: Principal, _: SandboxId, _: FileFind) -> Result<Found<FileMatch>> {
-        match *self {}
-    }
-
-    async fn file_search(&self, _: Principal, _: SandboxId, _: FileSearch) -> Result<Found<String>> {
-        match *self {}
-    }
-
-    async fn file_replace(&self, _: Principal, _: SandboxId, _: FileReplace) -> Result<FileReplaced> {
-        match *self {}
-    }
-
-    async fn file_batch_write(
-        &self,
-        _: Principal,
-        _: SandboxId,
-        _: Option<String>,
-        _: BatchParts,
-    ) -> Result<Vec<Result<FileInfo>>> {
-        match *self {}
-    }
-
-    async fn file_watch(&self, _: Principal, _: SandboxId, _: FileWatch) -> Result<FileChanges> {
-        match *self {}
-    }
-
-    async fn file_download_url(&self, _: Principal, _: SandboxId, _: FileSign) -> Result<SignedUrl> {
-        match *self {}
-    }
-
-    async fn file_upload_url(&self, _: Principal, _: SandboxId, _: FileSign) -> Result<SignedUrl> {
-        match *self {}
-    }
-}
-
-#[async_trait]
-impl TerminalApi for Undefined {
-    async fn terminal_start(&self, _: Principal, _: SandboxId, _: TerminalStart) -> Result<TerminalEvents> {
-        match *self {}
-    }
-
-    async fn terminal_attach(&self, _: Principal, _: SandboxId, _: TerminalTarget) -> Result<TerminalEvents> {
-        match *self {}
-    }
-
-    async fn terminal_write(&self, _: Principal, _: SandboxId, _: SessionId, _: Bytes) -> Result<()> {
-        match *self {}
-    }
-
-    async fn terminal_resize(
-        &self,
-        _: Principal,
-        _: SandboxId,
-        _: SessionId,
-        _: TerminalResize,
-    ) -> Result<()> {
-        match *self {}
-    }
-
-    async fn terminal_kill(&self, _: Principal, _: SandboxId, _: SessionId) -> Result<()> {
-        match *self {}
-    }
-
-    async fn terminal_list(&self, _: Principal, _: SandboxId) -> Result<Vec<TerminalInfo>> {
-        match *self {}
-    }
-
-    async fn terminal_get(&self, _: Principal, _: SandboxId, _: SessionId) -> Result<TerminalInfo> {
-        match *self {}
-    }
-}
-
-#[async_trait]
-impl UploadApi for Undefined {
-    async fn upload_create(
-        &self,
-        _: Principal,
-        _: SandboxId,
-        _: Option<String>,
-        _: UploadCreate,
-    ) -> Result<UploadCreated> {
-        match *self {}
-    }
-
-    async fn upload_get(&self, _: Principal, _: SandboxId, _: UploadId) -> Result<UploadSession> {
-        match *self {}
-    }
-
-    async fn upload_part(
-        &self,
-        _: Principal,
-        _: SandboxId,
-        _: UploadId,
-        _: u32,
-        _: [u8; 32],
-        _: ByteStream,
-    ) -> Result<UploadSession> {
-        match *self {}
-    }
-
-    async fn upload_complete(
-        &self,
-        _: Principal,
-        _: SandboxId,
-        _: UploadId,
-        _: UploadComplete,
-    ) -> Result<UploadCompleted> {
-        match *self {}
-    }
-
-    async fn upload_abort(&self, _: Principal, _: SandboxId, _: UploadId) -> Result<()> {
-        match *self {}
-    }
-}
-
-#[async_trait]
-impl TemplateApi for Undefined {
-    async fn template_list(&self, _: Principal) -> Result<Vec<Template>> {
-        match *self {}
-    }
-}
-
-#[async_trait]
-impl HealthApi for Undefined {
-    async fn health(&self) -> Result<()> {
-        match *self {}
-    }
-}
-
-#[async_trait]
-impl Authenticate for Undefined {
-    async fn authenticate(&self, _: Option<&str>) -> Result<Principal> {
-        match *self {}
-    }
-
-    async fn authenticate_grant(&self, _: &Method, _: &str, _: &str) -> Result<Principal> {
-        match *self {}
-    }
 }

@@ -9,15 +9,16 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use nullspace_types::id::{SandboxId, SessionId, UploadId};
+use nullspace_types::id::{DeliveryId, SandboxId, SessionId, SnapshotId, UploadId, WebhookId};
 use nullspace_types::key::Principal;
 use nullspace_types::{Code, Error, Result};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Failure;
-use crate::{Api, ByteStream};
+use crate::{Api, ByteStream, Connected};
 
 /// Most bytes of a JSON body.
 pub(crate) const JSON_LIMIT: usize = 4 << 20;
@@ -52,6 +53,18 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
+/// That the server stops; never, if nobody says so.
+pub(crate) struct Stopping(pub CancellationToken);
+
+impl<S: Sync> FromRequestParts<S> for Stopping {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let connected = parts.extensions.get::<Connected>();
+        Ok(Self(connected.map(|connected| connected.stopping.clone()).unwrap_or_default()))
+    }
+}
+
 /// The sandbox that the path names. What is no ID at all answers like an ID that nothing has.
 pub(crate) struct SandboxPath(pub SandboxId);
 
@@ -61,6 +74,71 @@ impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let text = path_param(parts, state, "sandbox_id").await;
         text.parse().map(Self).map_err(|_| Failure(Error::sandbox_not_found(shown(&text))))
+    }
+}
+
+/// What the path names a paused sandbox by: its own ID, or that of a snapshot. What is neither answers like
+/// a sandbox's ID that nothing has.
+pub(crate) struct PausedPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PausedPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let text = path_param(parts, state, "sandbox_id").await;
+        match text.parse::<SandboxId>().is_ok() || text.parse::<SnapshotId>().is_ok() {
+            true => Ok(Self(text)),
+            false => Err(Failure(Error::sandbox_not_found(shown(&text)))),
+        }
+    }
+}
+
+/// The snapshot that the path names.
+pub(crate) struct SnapshotPath(pub SnapshotId);
+
+impl<S: Send + Sync> FromRequestParts<S> for SnapshotPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let text = path_param(parts, state, "snapshot_id").await;
+        text.parse().map(Self).map_err(|_| {
+            let message = format!("snapshot {} does not exist", shown(&text));
+            Failure(Error::new(Code::SnapshotNotFound, message))
+        })
+    }
+}
+
+/// The webhook that the path names.
+pub(crate) struct WebhookPath(pub WebhookId);
+
+impl<S: Send + Sync> FromRequestParts<S> for WebhookPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let text = path_param(parts, state, "webhook_id").await;
+        text.parse().map(Self).map_err(|_| {
+            let message = format!("webhook {} does not exist", shown(&text));
+            Failure(Error::new(Code::WebhookNotFound, message))
+        })
+    }
+}
+
+/// The delivery that the path names, of the webhook that it names.
+pub(crate) struct DeliveryPath(pub WebhookId, pub DeliveryId);
+
+impl<S: Send + Sync> FromRequestParts<S> for DeliveryPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let WebhookPath(webhook) = WebhookPath::from_request_parts(parts, state).await?;
+        let text = path_param(parts, state, "delivery_id").await;
+        match text.parse() {
+            Ok(delivery) => Ok(Self(webhook, delivery)),
+            Err(_) => {
+                let message = format!("delivery {} of webhook {webhook} does not exist", shown(&text));
+                Err(Failure(Error::new(Code::DeliveryNotFound, message)))
+            }
+        }
     }
 }
 
@@ -152,6 +230,22 @@ async fn path_param<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) ->
             params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).unwrap_or_default()
         }
         Err(_) => String::new(),
+    }
+}
+
+/// The ID of the path, in the place of one that the query or a frame may name too.
+pub(crate) fn of_path(
+    field: &str,
+    given: Option<String>,
+    id: impl std::fmt::Display,
+) -> Result<Option<String>> {
+    let id = id.to_string();
+    match given {
+        Some(given) if given != id => {
+            let message = format!("{field} must be that of the path, {id}, or absent, got {}", shown(&given));
+            Err(Error::invalid(message))
+        }
+        Some(_) | None => Ok(Some(id)),
     }
 }
 

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use crate::Api;
 use crate::error::Failure;
-use crate::openapi::{Conflict, Malformed, Missing, NoTemplate, NotBuilt, Refused, TooLarge};
+use crate::openapi::{Conflict, Malformed, Missing, NoTemplate, NotBuilt, NotPossible, Refused, TooLarge};
 use crate::request::{Caller, IdempotencyKey, Json, Query, SandboxPath, Service};
 
 /// What can be asked about sandboxes.
@@ -69,7 +69,7 @@ pub(crate) fn routes<A: Api>() -> OpenApiRouter<A> {
         description = "1 to 255 visible ASCII characters; one key makes at most one sandbox")),
     request_body = SandboxCreate,
     responses((status = 201, description = "The sandbox, running", body = Sandbox),
-        Malformed, TooLarge, Refused, Conflict, NoTemplate, NotBuilt))]
+        Malformed, TooLarge, Refused, NotPossible, NoTemplate, NotBuilt))]
 async fn sandbox_create<A: Api>(
     Service(api): Service<A>,
     Caller(caller): Caller,

@@ -132,6 +132,7 @@ mod tests {
                 "method_not_allowed",
                 "payload_too_large",
                 "transition_in_progress",
+                "snapshot_corrupted",
                 "not_implemented",
                 "unavailable",
                 "internal_error"

@@ -291,6 +291,12 @@ fn hint(code: &str) -> Option<&'static str> {
     Some(match code {
         "unauthorized" => "check NULLSPACE_API_KEY and that NULLSPACE_API_URL is the server it belongs to",
         "sandbox_not_found" => "see which sandboxes there are with `nullspace sandbox list`",
+        "snapshot_not_found" => "see which snapshots there are with `nullspace snapshot list`",
+        "webhook_not_found" => "see which webhooks there are with `nullspace lifecycle webhooks list`",
+        "delivery_not_found" => {
+            "see which deliveries there are with `nullspace lifecycle webhooks deliveries`"
+        }
+        "snapshot_in_use" => "resume or destroy the paused sandbox that needs it",
         "template_not_found" => "see which templates there are with `nullspace template list`",
         "process_not_found" => "see which processes there are with `nullspace sandbox process list`",
         "pty_not_found" => "see which sessions there are with `nullspace sandbox pty list`",

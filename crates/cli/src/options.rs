@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use nullspace_types::event::{EventStatus, Operation};
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
@@ -37,6 +39,24 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
     let duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
     duration.ok_or_else(|| "expected a number of seconds above 0".to_owned())
+}
+
+/// A lifecycle operation.
+pub(crate) fn operation() -> impl clap::builder::TypedValueParser<Value = Operation> {
+    let words = PossibleValuesParser::new(Operation::ALL.iter().map(|operation| operation.as_str()));
+    words.try_map(|word| word.to_lowercase().parse())
+}
+
+/// How far a lifecycle operation came.
+pub(crate) fn event_status() -> impl clap::builder::TypedValueParser<Value = EventStatus> {
+    let words = PossibleValuesParser::new(EventStatus::ALL.iter().map(|status| status.as_str()));
+    words.try_map(|word| word.to_lowercase().parse())
+}
+
+/// A filter by metadata, as the API takes it: a JSON object, and pairs beside it. None for an empty one.
+pub(crate) fn metadata(json: Option<Map<String, Value>>, pairs: Vec<(String, String)>) -> Option<String> {
+    let metadata = merged(json, pairs);
+    (!metadata.is_empty()).then(|| Value::Object(metadata).to_string())
 }
 
 /// The most that is read in the place of an argument.

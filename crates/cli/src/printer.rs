@@ -11,7 +11,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use owo_colors::OwoColorize;
+use owo_colors::{OwoColorize, Style};
 use serde::Serialize;
 
 /// How a cell of a table is to be read.
@@ -21,6 +21,17 @@ pub(crate) enum Mood {
     Good,
     Bad,
     Faint,
+}
+
+impl Mood {
+    fn style(self) -> Style {
+        match self {
+            Self::Plain => Style::new(),
+            Self::Good => Style::new().green(),
+            Self::Bad => Style::new().red(),
+            Self::Faint => Style::new().dimmed(),
+        }
+    }
 }
 
 /// One cell of a table.
@@ -87,34 +98,75 @@ pub(crate) fn page(text: &str) -> io::Result<()> {
 
 /// Columns as wide as their widest cell, under a heading.
 pub(crate) fn table(headings: &[&str], rows: &[Vec<Cell>]) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    for line in table_lines(headings, rows, usize::MAX) {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()
+}
+
+/// The lines of a table, none wider than that.
+fn table_lines(headings: &[&str], rows: &[Vec<Cell>], width_max: usize) -> Vec<String> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
         cells.chain(headings.get(column).map(|heading| heading.len())).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    // The last column needs no padding: lines end where their text ends.
-    let pad = |column: usize, text: &str| match widths.len() - 1 {
-        last if column == last => text.to_owned(),
-        _ => format!("{text:<width$}  ", width = widths[column]),
-    };
-    let mut out = anstream::stdout().lock();
-    for (column, heading) in headings.iter().enumerate() {
-        write!(out, "{}", pad(column, heading).bold())?;
-    }
-    writeln!(out)?;
-    for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            let text = pad(column, &cell.text);
-            match cell.mood {
-                Mood::Plain => write!(out, "{text}")?,
-                Mood::Good => write!(out, "{}", text.green())?,
-                Mood::Bad => write!(out, "{}", text.red())?,
-                Mood::Faint => write!(out, "{}", text.dimmed())?,
-            }
+    let line = |cells: &mut dyn Iterator<Item = (&str, Style)>| {
+        let (mut line, mut room) = (String::new(), width_max);
+        for (column, (text, style)) in cells.enumerate() {
+            // The last column needs no padding: lines end where their text ends.
+            let padded = match widths.len() - 1 {
+                last if column == last => text.to_owned(),
+                _ => format!("{text:<width$}  ", width = widths[column]),
+            };
+            let shown: String = padded.chars().take(room).collect();
+            room -= shown.chars().count();
+            line += &shown.style(style).to_string();
         }
-        writeln!(out)?;
+        line
+    };
+    let heading = line(&mut headings.iter().map(|heading| (*heading, Style::new().bold())));
+    let row = |row: &Vec<Cell>| line(&mut row.iter().map(|cell| (cell.text.as_str(), cell.mood.style())));
+    std::iter::once(heading).chain(rows.iter().map(row)).collect()
+}
+
+/// A table that is drawn again and again on a screen of its own. What was there before comes back when it is
+/// dropped.
+pub(crate) struct Screen;
+
+impl Screen {
+    pub(crate) fn enter() -> io::Result<Self> {
+        // The other screen, no cursor, and no line that goes on in the next.
+        bytes(b"\x1b[?1049h\x1b[?25l\x1b[?7l")?;
+        Ok(Self)
     }
-    out.flush()
+
+    /// Draws some lines of text with a table under them, as much as fits into so many columns and rows.
+    pub(crate) fn draw(
+        &self,
+        (width, height): (usize, usize),
+        text: &[String],
+        headings: &[&str],
+        rows: &[Vec<Cell>],
+    ) -> io::Result<()> {
+        let text = text.iter().map(|line| escaped(line).chars().take(width).collect::<String>());
+        let shown = rows.len().min(height);
+        let lines = text.chain(table_lines(headings, &rows[..shown], width)).take(height);
+        let plain = anstream::AutoStream::choice(&io::stdout()) == anstream::ColorChoice::Never;
+        let styled =
+            |line: String| if plain { anstream::adapter::strip_str(&line).to_string() } else { line };
+        // Each line is cleared behind its text, and what is below the last one too.
+        let lines: Vec<_> = lines.map(|line| format!("{}\x1b[K", styled(line))).collect();
+        bytes(format!("\x1b[H{}\x1b[J", lines.join("\r\n")).as_bytes())
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no restoring.
+        drop(bytes(b"\x1b[?7h\x1b[?25h\x1b[?1049l"));
+    }
 }
 
 /// A remark beside the data, on standard error.

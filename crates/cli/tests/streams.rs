@@ -4,15 +4,13 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::{LocalModes, tcgetattr};
 use serde_json::json;
-use support::{Answer, Ran, Server, Socket};
+use support::{Answer, Ran, Server, Socket, signal, terminal};
 
 const SESSION: &str = "ses_019a0000000070008000000000000001";
 
@@ -141,10 +139,6 @@ fn a_stream_that_cannot_begin_or_is_interrupted_says_what_to_do() {
     ");
 }
 
-fn signal(name: &str, pid: u32) {
-    assert!(std::process::Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
-}
-
 fn started(socket: &mut Socket<'_>) {
     let (cols, rows) = (80, 24);
     socket.send(json!({"type": "pty_started", "session_id": SESSION, "pid": 9, "cols": cols, "rows": rows}));
@@ -263,18 +257,6 @@ fn terminal_sessions_are_created_listed_resized_and_ended() {
     let resize = format!("POST /v1/sandboxes/sb_1/pty/{SESSION}/resize");
     assert_eq!(server.body_of(&resize), br#"{"cols":100,"rows":50}"#);
     assert_eq!(server.last().line, format!("DELETE /v1/sandboxes/sb_1/pty/{SESSION}"));
-}
-
-/// A terminal of this test's own: the far side, and the near one for the program.
-fn terminal() -> (OwnedFd, File) {
-    let far = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&far).unwrap();
-    unlockpt(&far).unwrap();
-    let path = ptsname(&far, Vec::new()).unwrap();
-    let near = File::options().read(true).write(true).open(path.to_str().unwrap()).unwrap();
-    let size = Winsize { ws_col: 101, ws_row: 31, ws_xpixel: 0, ws_ypixel: 0 };
-    tcsetwinsize(&near, size).unwrap();
-    (far, near)
 }
 
 #[test]

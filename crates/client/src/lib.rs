@@ -6,7 +6,8 @@
 //! is in [`config`], how it fails in [`error`]. Every byte it sends goes through `transport`, which
 //! alone decides about time limits and repeated attempts; sockets are opened there too and spoken
 //! through in `socket`. What outlives a connection is taken up again where it broke: the output of
-//! a process ([`ProcessStream`]), the content of a file ([`FileStream`]), an upload ([`upload`]).
+//! a process ([`ProcessStream`]), the content of a file ([`FileStream`]), an upload ([`upload`]), the log of
+//! lifecycle events ([`LifecycleStream`]), a monitor ([`Monitor`]).
 //!
 //! Deliberately absent: printing, global state, and any knowledge of how a server works inside.
 
@@ -19,18 +20,25 @@ mod file;
 mod file_stream;
 mod file_watch;
 mod health;
+mod lifecycle;
+mod monitor;
 mod process;
 mod process_stream;
+mod reconnect;
 mod sandbox;
+mod snapshot;
 mod socket;
 mod template;
 mod terminal;
 mod transport;
+mod webhook;
 
 pub use config::{Config, Explicit, RetryPolicy};
 pub use error::{Error, Result};
 pub use file_stream::FileStream;
 pub use file_watch::FileWatch;
+pub use lifecycle::LifecycleStream;
+pub use monitor::Monitor;
 pub use process_stream::{ProcessInput, ProcessOffsets, ProcessOutput, ProcessStream};
 pub use terminal::{Terminal, TerminalInput, TerminalStart, TerminalTarget};
 pub use transport::Client;

@@ -10,18 +10,13 @@
 //! What is written to standard input is not repeated: whether the last of it arrived before a connection
 //! broke cannot be known.
 
-use std::time::Duration;
-
 use nullspace_types::process::ExecRequest;
 use nullspace_types::socket::{ClientFrame, ServerFrame};
-use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::reconnect::Attempts;
 use crate::socket::{Line, PIECE, Socket, conversation};
 use crate::transport::Client;
-
-/// A connection that held this long was a good one, even if the process had nothing to say.
-const GOOD_CONNECTION: Duration = Duration::from_secs(60);
 
 /// What comes from a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,9 +51,7 @@ pub struct ProcessStream {
     line: Line,
     stdout: Cursor,
     stderr: Cursor,
-    connected_at: Instant,
-    /// Connections that failed in a row, without anything new from them.
-    failures: u32,
+    attempts: Attempts,
     ended: bool,
 }
 
@@ -111,6 +104,8 @@ impl Client {
         let pid = started(&mut socket, &start).await?;
         let line = Line::default();
         line.connect(socket.writer());
+        let mut attempts = Attempts::default();
+        attempts.connected();
         Ok(ProcessStream {
             client: self.clone(),
             sandbox: sandbox.to_owned(),
@@ -120,8 +115,7 @@ impl Client {
             line,
             stdout: Cursor::at(from.stdout),
             stderr: Cursor::at(from.stderr),
-            connected_at: Instant::now(),
-            failures: 0,
+            attempts,
             ended: false,
         })
     }
@@ -174,13 +168,13 @@ impl ProcessStream {
             match frame {
                 Ok(ServerFrame::ExecStdout { data, .. }) => {
                     if let Some(text) = self.stdout.take(data)? {
-                        self.failures = 0;
+                        self.attempts.succeeded();
                         return Ok(Some(ProcessOutput::Stdout(text)));
                     }
                 }
                 Ok(ServerFrame::ExecStderr { data, .. }) => {
                     if let Some(text) = self.stderr.take(data)? {
-                        self.failures = 0;
+                        self.attempts.succeeded();
                         return Ok(Some(ProcessOutput::Stderr(text)));
                     }
                 }
@@ -193,15 +187,13 @@ impl ProcessStream {
                     return Ok(Some(ProcessOutput::Exited { exit_code }));
                 }
                 Ok(_) => {}
-                Err(error) if error.is_passing() => {
-                    self.line.cut();
-                    self.socket = None;
-                    if self.connected_at.elapsed() >= GOOD_CONNECTION {
-                        self.failures = 0;
+                Err(error) => {
+                    if error.is_passing() {
+                        self.line.cut();
+                        self.socket = None;
                     }
-                    self.failed(error)?;
+                    self.attempts.failed(error, &self.client.retry_policy())?;
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -209,28 +201,16 @@ impl ProcessStream {
 
     /// One attempt to connect again.
     async fn reconnect(&mut self) -> Result<()> {
-        let policy = self.client.retry_policy();
-        tokio::time::sleep(policy.resume_delay(self.failures.saturating_sub(1))).await;
+        self.attempts.wait().await;
         match self.try_reconnect().await {
             Ok(socket) => {
                 self.line.connect(socket.writer());
                 self.socket = Some(socket);
-                self.connected_at = Instant::now();
+                self.attempts.connected();
                 Ok(())
             }
-            Err(error) if error.is_passing() => self.failed(error),
-            Err(error) => Err(error),
+            Err(error) => self.attempts.failed(error, &self.client.retry_policy()),
         }
-    }
-
-    /// Counts a failure, and tells it when it is one too many.
-    fn failed(&mut self, error: Error) -> Result<()> {
-        if self.failures < self.client.retry_policy().resume_retries {
-            self.failures += 1;
-            return Ok(());
-        }
-        self.failures = 0;
-        Err(error)
     }
 
     async fn try_reconnect(&mut self) -> Result<Socket> {

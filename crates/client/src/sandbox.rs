@@ -1,20 +1,20 @@
-//! Sandboxes: create, look, keep alive, destroy.
+//! Sandboxes: create, look, keep alive, destroy. What is made of running ones, snapshots and forks, is in
+//! `snapshot`.
 
 use std::time::Duration;
 
 use nullspace_types::sandbox::{
     Sandbox, SandboxCreate, SandboxDestroyed, SandboxGetQuery, SandboxList, SandboxListQuery, SandboxMetrics,
-    SandboxPage, SandboxTimeout, SandboxTimeoutSet,
+    SandboxPage, SandboxStatus, SandboxTimeout, SandboxTimeoutSet,
 };
 use reqwest::Method;
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::transport::{Call, Client, segment};
 
 /// A create answers when the machine runs; a shape without a checkpoint boots once.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
 /// A server that never ends its list is not followed for ever.
 const PAGES_MAX: usize = 10_000;
 
@@ -31,25 +31,8 @@ impl Client {
         request: &SandboxCreate,
         idempotency_key: Option<&str>,
     ) -> Result<Sandbox> {
-        let key = idempotency_key.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-        let policy = self.retry_policy();
-        let mut wait = policy.create_wait;
-        let mut attempt = 1;
-        loop {
-            let call = Call::new(Method::POST, "/v1/sandboxes".to_owned())
-                .body(request)?
-                .idempotency_key(&key)?
-                .at_least(CREATE_TIMEOUT);
-            match self.json(call).await {
-                Err(error) if error.recoverable_create() && attempt < policy.create_attempts => {}
-                outcome => return outcome,
-            }
-            // The server has the create in hand, or the connection failed; neither has a signal to
-            // wait for.
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(policy.create_wait_max);
-            attempt += 1;
-        }
+        let call = Call::new(Method::POST, "/v1/sandboxes".to_owned()).body(request)?;
+        self.make(call.at_least(CREATE_TIMEOUT), idempotency_key).await
     }
 
     /// One page of sandboxes; with `fields` each is an object of the named fields only.
@@ -116,6 +99,18 @@ impl Client {
     pub async fn sandbox_get_fields(&self, id: &str, fields: &str) -> Result<Value> {
         let query = SandboxGetQuery { fields: Some(fields.to_owned()) };
         self.json(Call::new(Method::GET, path(id, "")?).query(&query)?).await
+    }
+
+    /// Sees to it that a sandbox can be used: one that is paused is resumed.
+    ///
+    /// # Errors
+    /// As [`Client::sandbox_resume`] has; see [`crate::Error`].
+    pub async fn sandbox_connect(&self, id: &str) -> Result<()> {
+        let sandbox = self.sandbox_get_fields(id, "status").await?;
+        if sandbox.get("status").and_then(Value::as_str) == Some(SandboxStatus::Paused.as_str()) {
+            self.sandbox_resume(id).await?;
+        }
+        Ok(())
     }
 
     /// Destroys a sandbox, from whatever state it is in.

@@ -1,4 +1,4 @@
-//! A sandbox's socket: opening it, and one JSON text per frame in both directions (RFC 6455). It begins
+//! A socket: opening it, and one JSON text per frame in both directions (RFC 6455). It begins
 //! as a request like any other, so it takes the same way: the same certificates, the same proxy, the
 //! same key, and a server that refuses says why.
 //!
@@ -16,6 +16,8 @@ use reqwest::header::{
     CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use reqwest::{Method, StatusCode, Upgraded};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
@@ -71,11 +73,15 @@ impl Client {
     /// Opens the socket of a sandbox. `channel` tells the server early what it will be about.
     pub(crate) async fn socket(&self, sandbox: &str, channel: Option<&str>) -> Result<Socket> {
         let call = Call::new(Method::GET, path(sandbox, "/ws")?);
-        let call = call.query(&serde_json::json!({ "channel": channel }))?;
+        self.open_socket(&call.query(&serde_json::json!({ "channel": channel }))?).await
+    }
+
+    /// Opens the socket that the call asks for.
+    pub(crate) async fn open_socket(&self, call: &Call) -> Result<Socket> {
         let policy = self.retry_policy();
         let mut retries = 0;
         loop {
-            let error = match self.try_upgrade(&call).await {
+            let error = match self.try_upgrade(call).await {
                 Ok((upgraded, url)) => return Ok(Socket::new(upgraded, url).await),
                 Err(error) => error,
             };
@@ -130,9 +136,9 @@ impl Socket {
         self.writer.clone()
     }
 
-    /// The next frame. That there is none is always an error: every conversation ends with a frame that
-    /// says so. May be dropped and called again without losing anything.
-    pub(crate) async fn next(&mut self) -> Result<ServerFrame> {
+    /// The next frame. That there is none is always an error: every conversation that ends does so with a
+    /// frame that says so. May be dropped and called again without losing anything.
+    pub(crate) async fn next<F: DeserializeOwned>(&mut self) -> Result<F> {
         loop {
             let message = match tokio::time::timeout_at(self.silent_at, self.frames.next()).await {
                 Ok(message) => message,
@@ -173,7 +179,7 @@ impl Socket {
     }
 
     /// The first frame after a question, which is not waited for for ever.
-    pub(crate) async fn first(&mut self) -> Result<ServerFrame> {
+    pub(crate) async fn first<F: DeserializeOwned>(&mut self) -> Result<F> {
         let url = self.url.clone();
         let first = tokio::time::timeout(OPEN_TIMEOUT, self.next()).await;
         first.map_err(|_| Error::timed_out(&url, OPEN_TIMEOUT))?
@@ -191,22 +197,37 @@ impl Socket {
     pub(crate) fn unexpected(&self, frame: &ServerFrame) -> Error {
         match frame {
             ServerFrame::Error { code, message, .. } => Error::from_frame(code, message.clone()),
-            _ => Error::invalid_response(format!("{} sent a frame out of turn", self.url)),
+            _ => self.out_of_turn(),
         }
+    }
+
+    /// As [`Socket::unexpected`], for a frame that is no error.
+    pub(crate) fn out_of_turn(&self) -> Error {
+        Error::invalid_response(format!("{} sent a frame out of turn", self.url))
     }
 }
 
 /// A frame; `None` for one of a type that is not known here.
-fn parse(url: &str, text: &str) -> Result<Option<ServerFrame>> {
+fn parse<F: DeserializeOwned>(url: &str, text: &str) -> Result<Option<F>> {
+    #[derive(Deserialize)]
+    struct Tag {
+        r#type: String,
+    }
+    // A known frame may have a word inside that is not known; that one is not passed over.
+    let unknown = |error: &serde_json::Error| {
+        serde_json::from_str(text).is_ok_and(|Tag { r#type }| {
+            error.to_string().starts_with(&format!("unknown variant `{}`", r#type))
+        })
+    };
     match serde_json::from_str(text) {
         Ok(frame) => Ok(Some(frame)),
-        Err(error) if error.to_string().starts_with("unknown variant") => Ok(None),
+        Err(error) if unknown(&error) => Ok(None),
         Err(error) => Err(Error::invalid_response(format!("{url} sent a frame that is none: {error}"))),
     }
 }
 
 impl Writer {
-    pub(crate) async fn send(&self, frame: &ClientFrame) -> Result<()> {
+    pub(crate) async fn send(&self, frame: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string(frame)
             .map_err(|error| Error::invalid_request(format!("the frame is no JSON: {error}")))?;
         let mut sink = self.sink.lock().await;
@@ -246,11 +267,13 @@ mod tests {
 
     #[test]
     fn a_frame_of_an_unknown_type_is_passed_over_and_a_malformed_one_is_not() {
-        let parse = |text: &str| parse("ws", text);
+        let parse = |text: &str| parse::<ServerFrame>("ws", text);
         assert!(matches!(parse(r#"{"type":"exec_started","id":"a","pid":1}"#), Ok(Some(_))));
         assert!(matches!(parse(r#"{"type":"weather","id":"a"}"#), Ok(None)));
         for text in [r#"{"type":"exec_started","id":"a"}"#, "[]", "", r#"{"id":"a"}"#] {
             assert_eq!(parse(text).unwrap_err().code(), "invalid_response", "{text}");
         }
+        let event = r#"{"type":"file_event","id":"a","event":"weather","name":"n","path":"p"}"#;
+        assert_eq!(parse(event).unwrap_err().code(), "invalid_response");
     }
 }

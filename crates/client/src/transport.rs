@@ -15,6 +15,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, Header
 use reqwest::{Method, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use crate::body::{Pace, Paced};
 use crate::config::{Config, DEFAULT_REQUEST_TIMEOUT, RetryPolicy};
@@ -210,6 +211,33 @@ impl Client {
         let (response, url) = self.send(&call, limit).await?;
         let body = collect(response, &url, limit, call.answer_max).await?;
         read_json(&url, &body)
+    }
+
+    /// Sends what makes something, and answers what was made. One idempotency key (one of its own when
+    /// `None`) makes it at most once: while the outcome of an attempt is unknown it is asked for again with
+    /// the same key, for as long as the policy allows.
+    pub(crate) async fn make<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        idempotency_key: Option<&str>,
+    ) -> Result<T> {
+        let call = match idempotency_key {
+            Some(key) => call.idempotency_key(key)?,
+            None => call.idempotency_key(&Uuid::new_v4().to_string())?,
+        };
+        let policy = self.retry;
+        let mut wait = policy.create_wait;
+        let mut attempt = 1;
+        loop {
+            match self.json(call.clone()).await {
+                Err(error) if error.recoverable_create() && attempt < policy.create_attempts => {}
+                outcome => return outcome,
+            }
+            // The server has it in hand, or the connection failed; neither has a signal to wait for.
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(policy.create_wait_max);
+            attempt += 1;
+        }
     }
 
     /// Sends; whatever a success answers is of no interest.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nullspace_client::{Client, Config, RetryPolicy};
 use nullspace_types::process::ExecRequest;
 use nullspace_types::sandbox::SandboxCreate;
+use nullspace_types::snapshot::{SandboxFork, SandboxForked};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
@@ -119,6 +120,23 @@ async fn a_create_whose_outcome_is_unknown_is_asked_for_again_with_the_same_key(
     };
     let keys: Vec<_> = seen.iter().map(key).collect();
     assert!(keys.len() == 3 && keys[0].is_some() && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+}
+
+#[tokio::test]
+async fn a_fork_says_nothing_that_was_not_asked_and_is_asked_for_again_with_the_same_key() {
+    let many: &'static str = format!(r#"{{"items":[{SANDBOX},{SANDBOX}]}}"#).leak();
+    let busy = Step::Answer("409", "", r#"{"error":"busy","code":"transition_in_progress"}"#);
+    let (url, seen) =
+        server(vec![busy, Step::Answer("201", "", SANDBOX), Step::Answer("201", "", many)]).await;
+    let client = client(url);
+    let one = client.sandbox_fork("sb_1", &SandboxFork::default(), Some("mine")).await.unwrap();
+    assert!(matches!(one, SandboxForked::One(_)), "{one:?}");
+    let two = client.sandbox_fork("sb_1", &SandboxFork { count: Some(2) }, None).await.unwrap();
+    assert!(matches!(&two, SandboxForked::Many { items } if items.len() == 2), "{two:?}");
+    let seen = seen.lock().await;
+    let body = |request: &String| request.split_once("\r\n\r\n").unwrap().1.to_owned();
+    assert_eq!(seen.iter().map(body).collect::<Vec<_>>(), ["", "", r#"{"count":2}"#]);
+    assert!(seen[..2].iter().all(|request| request.contains("idempotency-key: mine\r\n")), "{seen:?}");
 }
 
 #[tokio::test]

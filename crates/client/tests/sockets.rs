@@ -7,6 +7,8 @@ use futures::{SinkExt, StreamExt};
 use nullspace_client::{
     Client, Config, ProcessOffsets, ProcessOutput, RetryPolicy, TerminalStart, TerminalTarget,
 };
+use nullspace_types::event::LifecycleSubscription;
+use nullspace_types::monitor::MonitorFrame;
 use nullspace_types::process::ExecRequest;
 use nullspace_types::terminal::{TerminalEvent, TerminalResize};
 use serde_json::{Value, json};
@@ -264,5 +266,100 @@ async fn a_watch_tells_changes_and_that_it_broke() {
     let change = watch.next().await.unwrap().unwrap();
     assert_eq!((change.name.as_str(), change.path.as_str()), ("a/b", "/w/a/b"));
     assert_eq!(watch.next().await.unwrap_err().code(), "transport_error");
+    server.await.unwrap();
+}
+
+const EVENTS: [&str; 3] = [
+    "evt_019a0000000070008000000000000001",
+    "evt_019a0000000070008000000000000002",
+    "evt_019a0000000070008000000000000003",
+];
+
+fn event(id: &str, at: &str) -> Step {
+    let event = json!({
+        "id": id, "occurred_at": at, "audience": "customer", "operation": "create", "status": "succeeded",
+        "actor_kind": "user", "sandbox_id": null, "reason": "api", "error_code": null, "error_message": null,
+        "metadata": {},
+    });
+    Send(json!({"type": "event", "event": event}))
+}
+
+fn subscribed(at: &str) -> Step {
+    let echo = json!({});
+    let mode = "after_event_id";
+    Send(json!({"type": "subscribed", "subscription": echo, "reconnect_mode": mode, "subscribed_at": at}))
+}
+
+#[tokio::test]
+async fn events_go_on_behind_the_last_one_and_none_is_told_twice() {
+    let (client, server) = server(vec![
+        vec![
+            Expect(json!({"type": "subscribe", "operation": "create", "replay_limit": 5})),
+            subscribed("2026-01-02T03:00:00Z"),
+            event(EVENTS[0], "2026-01-02T01:00:00Z"),
+            event(EVENTS[1], "2026-01-02T03:04:05Z"),
+            Close,
+        ],
+        vec![Refuse("503", r#"{"error":"starting","code":"unavailable"}"#)],
+        vec![
+            Expect(json!({"type": "subscribe", "operation": "create", "after_event_id": EVENTS[1]})),
+            subscribed("2026-01-02T03:05:00Z"),
+            event(EVENTS[1], "2026-01-02T03:04:05Z"),
+            event(EVENTS[2], "2026-01-02T03:04:06Z"),
+            Send(json!({"type": "error", "code": "invalid_request", "message": "no such event"})),
+        ],
+    ])
+    .await;
+    let subscription = LifecycleSubscription {
+        operation: Some("create".to_owned()),
+        replay_limit: Some(5),
+        ..LifecycleSubscription::default()
+    };
+    let mut stream = client.lifecycle_stream(&subscription).await.unwrap();
+    for id in EVENTS {
+        assert_eq!(stream.next().await.unwrap().id.to_string(), id);
+    }
+    let error = stream.next().await.unwrap_err();
+    assert_eq!((error.code(), error.message()), ("invalid_request", "no such event"));
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_happened_while_a_live_stream_was_broken_is_told_and_nothing_from_before_it() {
+    let (client, server) = server(vec![
+        vec![Expect(json!({"type": "subscribe", "live_only": true})), subscribed("2026-01-02T03:00:00Z")],
+        vec![
+            Expect(json!({"type": "subscribe", "live_only": false, "replay_limit": 1000})),
+            subscribed("2026-01-02T03:05:00Z"),
+            event(EVENTS[0], "2026-01-02T02:59:59Z"),
+            event(EVENTS[1], "2026-01-02T03:00:01Z"),
+        ],
+    ])
+    .await;
+    let subscription = LifecycleSubscription { live_only: Some(true), ..LifecycleSubscription::default() };
+    let mut stream = client.lifecycle_stream(&subscription).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().id.to_string(), EVENTS[1]);
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_monitor_begins_with_a_snapshot_whenever_it_was_connected_again() {
+    let snapshot = || Send(json!({"type": "monitor_snapshot", "sandboxes": []}));
+    let (client, server) = server(vec![
+        vec![Expect(json!({"type": "monitor_subscribe", "interval_ms": 500})), snapshot()],
+        vec![
+            Expect(json!({"type": "monitor_subscribe", "include_processes": true})),
+            snapshot(),
+            Send(json!({"type": "monitor_error", "message": "interval_ms must be at least 250"})),
+        ],
+    ])
+    .await;
+    let mut monitor = client.monitor(Some(500), Some(true)).await.unwrap();
+    for _ in 0..2 {
+        let frame = monitor.next().await.unwrap();
+        assert!(matches!(&frame, MonitorFrame::MonitorSnapshot { .. }), "{frame:?}");
+    }
+    let error = monitor.next().await.unwrap_err();
+    assert_eq!((error.code(), error.message()), ("monitor_error", "interval_ms must be at least 250"));
     server.await.unwrap();
 }

@@ -1,54 +1,63 @@
 //! One task per living sandbox. It owns the sandbox's record and its timer, and is the only one to change
-//! either. Whatever happens is fed to [`step`]; what comes out is first written to the store, in one
-//! transaction with its events, then carried out, then shown.
+//! either. Whatever happens is fed to [`step`](nullspace_domain::lifecycle::step); what comes out is first
+//! written to the store, in one transaction with its events, then carried out, then shown.
 //!
-//! If the store cannot be written, new work is refused: a window is not set, a create fails and its machine
-//! is ended. What cannot be refused goes on in memory, a machine's loss and a sandbox's end, which may be
-//! what frees the full disk; its writing is tried again until it succeeds.
+//! If the store cannot be written, new work is refused: a window is not set, a hibernation or a resume does
+//! not begin, a create fails and its machine is ended. What cannot be refused goes on in memory, a machine's
+//! loss, its capture and a sandbox's end, which may be what frees the full disk; its writing is tried again
+//! until it succeeds.
+
+mod begin;
+mod change;
 
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use nullspace_domain::lifecycle::{Action, Event, Rejected, State, step};
-use nullspace_domain::sandbox::TimeoutSpec;
-use nullspace_node_api::Machine;
+use nullspace_domain::lifecycle::{Action, Event, Rejected, State};
+use nullspace_node_api::{Checkpoint, Machine};
 use nullspace_store::idempotency::Idempotency;
-use nullspace_store::sandbox::{
-    Change, DesiredState, Destruction, Insertion, Observation, ObservedState, Window,
-};
-use nullspace_types::event::{EventStatus, LifecycleEvent, Operation};
-use nullspace_types::id::{EventId, SandboxId};
-use nullspace_types::sandbox::SandboxTimeout;
+use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId};
+use nullspace_types::sandbox::{SandboxTimeout, TimeoutAction};
 use nullspace_types::{Code, Error, Result};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::clock::as_stored;
-use crate::making::{end_machine, make_machine};
+use crate::access::{answered, refusal};
+use crate::fork::Fork;
+use crate::making::{capture, end, end_machine, make_machine};
+use crate::metrics::{SANDBOX_CREATE, SANDBOX_HIBERNATE, SANDBOX_RESUME, timed};
 use crate::record::{Record, Unborn, View};
 use crate::registry::{Entry, MAILBOX, Message};
 use crate::shared::Shared;
+use crate::write::Journal;
 
-/// Between two attempts to write what could not be written: from the first to the second, doubling.
-const WRITE_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+use change::Details;
+
 /// The longest sleep before the wall clock is looked at again: it may have been set.
 const CLOCK_LOOK: Duration = Duration::from_secs(3600);
+/// Between two attempts to hibernate a sandbox whose time is over: from the first to the second of these,
+/// doubling.
+const PAUSE_RETRY: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 
 /// How a driver begins.
 pub(crate) enum Begin {
     /// With a sandbox that was just asked for.
     Create(Option<Idempotency>),
-    /// With one that stands in the store, at the start of the server; and with its machine, if the node has
-    /// it. (Boxed: it is by far the largest.)
+    /// With a child of a fork, which writes the rows of all its children.
+    Fork(Arc<Fork>),
+    /// With one that stands in the store, at the start of the server; and with what the node has under its
+    /// name. (Boxed: it is by far the largest.)
     Restart(Option<Box<Machine>>),
 }
 
 /// A task that tells a driver how a call to the node ended.
 type Call<T> = Option<AbortOnDropHandle<T>>;
+
+/// Callers that wait for the end of a change.
+type Waiting<T> = Vec<oneshot::Sender<Result<T>>>;
 
 pub(crate) struct Driver {
     shared: Arc<Shared>,
@@ -56,18 +65,23 @@ pub(crate) struct Driver {
     record: Record,
     mailbox: mpsc::Receiver<Message>,
     view: watch::Sender<View>,
+    journal: Journal,
     making: Call<Result<Machine>>,
-    cancel_make: CancellationToken,
+    capturing: Call<Result<Checkpoint>>,
     ending: Call<()>,
+    /// Ends the call that makes or captures, for a destroy.
+    cancel: CancellationToken,
     /// Why the create failed.
     failure: Option<Error>,
     /// The key that made it, until that can be neither freed nor needed any more.
     key: Option<Idempotency>,
-    /// Whether the key is to be freed with the next write.
-    free_key: bool,
-    unwritten: Vec<LifecycleEvent>,
-    /// When to try again to write, and how long to wait after that.
-    write_again: Option<(Instant, Duration)>,
+    /// The fork that it is a child of, while it is being made.
+    fork: Option<Arc<Fork>>,
+    /// Who waits until it is paused, and who until it runs.
+    pausing: Waiting<SnapshotId>,
+    waking: Waiting<Arc<Record>>,
+    /// How long the next attempt waits if it cannot be hibernated at its timeout.
+    pause_retry: Duration,
 }
 
 /// Waits for a call to end; without a call, for ever.
@@ -87,12 +101,17 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// What happened, beyond what the rules need to know.
-#[derive(Default)]
-struct Details<'a> {
-    machine: Option<&'a Machine>,
-    message: Option<String>,
-    window: Option<TimeoutSpec>,
+/// Tells everybody who waits. Who does not wait any more does not hear it.
+fn answer<T: Clone>(waiting: &mut Waiting<T>, outcome: &Result<T>) {
+    for caller in waiting.drain(..) {
+        let _ = caller.send(outcome.clone());
+    }
+}
+
+/// Lets a caller wait, and forgets those who gave up.
+fn wait<T>(waiting: &mut Waiting<T>, caller: oneshot::Sender<Result<T>>) {
+    waiting.retain(|other| !other.is_closed());
+    waiting.push(caller);
 }
 
 /// Why an event had no effect.
@@ -106,23 +125,25 @@ impl Driver {
     pub(crate) fn start(shared: &Arc<Shared>, record: Record, begin: Begin) -> watch::Receiver<View> {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (view, seen) = watch::channel(View { record: Arc::new(record.clone()), unborn: None });
-        let id = record.row.id;
-        let entry = Entry { tenant_id: record.row.tenant_id, mailbox: sender, view: seen.clone() };
-        shared.registry.insert(id, entry);
+        let (id, tenant_id) = (record.row.id, record.row.tenant_id);
+        shared.registry.insert(id, Entry { tenant_id, mailbox: sender, view: seen.clone() });
         let driver = Self {
             shared: shared.clone(),
             id,
             record,
             mailbox,
             view,
+            journal: Journal::new(id, tenant_id),
             making: None,
-            cancel_make: CancellationToken::new(),
+            capturing: None,
             ending: None,
+            cancel: CancellationToken::new(),
             failure: None,
             key: None,
-            free_key: false,
-            unwritten: Vec::new(),
-            write_again: None,
+            fork: None,
+            pausing: Vec::new(),
+            waking: Vec::new(),
+            pause_retry: PAUSE_RETRY.0,
         };
         shared.tasks.spawn(driver.run(begin));
         seen
@@ -131,27 +152,31 @@ impl Driver {
     async fn run(mut self, begin: Begin) {
         let alive = match begin {
             Begin::Create(key) => self.create(key).await,
-            Begin::Restart(machine) => {
-                self.restart(machine.map(|machine| *machine)).await;
-                true
-            }
+            Begin::Fork(fork) => self.create_child(fork).await,
+            Begin::Restart(machine) => self.restart(machine.map(|machine| *machine)).await,
         };
-        if alive && !self.drive().await {
+        let gone = match alive {
+            Alive::Yes => self.drive().await,
+            Alive::Unborn => true,
+            Alive::Stopped => false,
+        };
+        if !gone {
             // The server stops; the sandbox goes on, and so does its entry, until the process ends.
             return;
         }
         self.shared.registry.remove(self.id);
-        if self.record.row.observed.state == ObservedState::None
+        if self.record.row.observed.started_at.is_none()
             && let Some(key) = &self.key
         {
-            self.shared.keys.forget(&(self.record.row.tenant_id, key.key.clone()), self.id);
+            let key = (self.record.row.tenant_id, key.key.clone());
+            self.shared.keys.forget(&key, |made| *made == self.id);
         }
     }
 
     /// Until the sandbox is gone (true) or the server stops (false).
     async fn drive(&mut self) -> bool {
         let stop = self.shared.stop.clone();
-        while self.record.state != State::Destroyed || self.write_again.is_some() {
+        while self.record.state != State::Destroyed || !self.journal.is_empty() {
             let expiry = self.expiry();
             tokio::select! {
                 () = stop.cancelled() => return false,
@@ -162,124 +187,50 @@ impl Driver {
                 made = ended(&mut self.making) => {
                     self.made(made.unwrap_or_else(|panic| Err(Error::internal(panic)))).await;
                 }
+                captured = ended(&mut self.capturing) => {
+                    self.captured(captured.unwrap_or_else(|panic| Err(Error::internal(panic)))).await;
+                }
                 _ = ended(&mut self.ending) => {
                     let incarnation = self.record.row.desired.incarnation;
                     self.news(Event::MachineGone { incarnation }, Details::default()).await;
                 }
                 () = at(expiry) => self.expire().await,
-                () = at(self.write_again.map(|(time, _)| time)) => self.write_later().await,
+                () = at(self.journal.due()) => self.journal.flush(&self.shared).await,
             }
         }
         true
     }
 
-    /// Whether there is a sandbox to drive.
-    async fn create(&mut self, key: Option<Idempotency>) -> bool {
-        let incarnation = self.record.row.desired.incarnation;
-        let (state, actions) = match step(self.record.state, Event::Create { incarnation }) {
-            Ok(next) => next,
-            Err(rejected) => {
-                self.stay_unborn(Unborn::Failed(Error::internal(rejected))).await;
-                return false;
-            }
-        };
-        self.record.state = state;
-        self.key = key;
-        // The machine is being made while the row is being written: a machine without a row is removed at
-        // the next start, and the row of one that is not made yet says so.
-        self.carry_out(&actions);
-        let new = self.record.new_sandbox();
-        match self.shared.store.sandbox_insert(&new, self.key.as_ref(), &[]).await {
-            Ok(Insertion::Inserted(_)) => true,
-            Ok(Insertion::Existing(row)) => {
-                self.stay_unborn(Unborn::Existing(row)).await;
-                false
-            }
-            Ok(Insertion::KeyReused) => {
-                self.stay_unborn(Unborn::Failed(nullspace_domain::sandbox::key_reused())).await;
-                false
-            }
-            Err(error) => {
-                let error = Error::from(error);
-                tracing::warn!(sandbox = %self.id, %error, context = error.context, "a sandbox could not be written");
-                self.stay_unborn(Unborn::Failed(error)).await;
-                false
-            }
-        }
-    }
-
-    /// Ends the machine of a sandbox that has no row.
-    async fn stay_unborn(&mut self, why: Unborn) {
-        self.view.send_modify(|view| view.unborn = Some(why));
-        if let Some(key) = &self.key {
-            self.shared.keys.forget(&(self.record.row.tenant_id, key.key.clone()), self.id);
-        }
-        self.shared.registry.remove(self.id);
-        self.cancel_make.cancel();
-        if let Some(making) = self.making.take()
-            && let Ok(Ok(_)) | Err(_) = making.await
-        {
-            end_machine(&*self.shared.node, self.id).await;
-        }
-    }
-
-    /// Puts what the store knows and what the node has in step.
-    async fn restart(&mut self, machine: Option<Machine>) {
-        let incarnation = self.record.row.desired.incarnation;
-        let machine = machine.filter(|machine| machine.incarnation == incarnation);
-        match (self.record.state, machine) {
-            // Whoever asked for it is gone with the server that was making it. The key is freed, so that
-            // the same request makes a new one.
-            (State::Creating { .. }, _) => {
-                let message = "the server stopped while the sandbox was being created";
-                self.give_up(Error::new(Code::Unavailable, message));
-            }
-            (State::Running { .. }, Some(machine)) => self.adopt(machine).await,
-            (State::Running { generation, .. }, None) => {
-                let event = Event::MachineLost { incarnation, generation: generation + 1 };
-                let message = "the sandbox's machine was not found when the server started".to_owned();
-                self.news(event, Details { message: Some(message), ..Details::default() }).await;
-            }
-            (State::Lost { .. } | State::Absent | State::Destroyed | State::Destroying { .. }, _) => {
-                self.news(Event::Restart, Details::default()).await;
-            }
-        }
-    }
-
-    /// Takes over a machine that ran through the server's absence.
-    async fn adopt(&mut self, machine: Machine) {
-        let State::Running { incarnation, generation } = self.record.state else { return };
-        if machine.generation <= generation {
-            return;
-        }
-        self.record.state = State::Running { incarnation, generation: machine.generation };
-        self.record.row.observed.generation = machine.generation;
-        self.record.row.observed.disk_mb = Some(machine.disk_mb);
-        self.publish();
-        let observation = self.observation();
-        if let Err(error) = self.shared.store.sandbox_observed(self.id, &observation, &[]).await {
-            // It is read from the node again at the next start.
-            tracing::warn!(sandbox = %self.id, %error, "an adopted machine's generation could not be written");
-        }
-    }
-
     async fn receive(&mut self, message: Message) {
         match message {
             Message::Destroy { decided } => {
-                let answer = match self.apply(Event::Destroy, Details::default()).await {
-                    Ok(()) => Ok(()),
-                    Err(refused) => Err(self.refusal(refused)),
-                };
+                let message = format!("sandbox {} was destroyed meanwhile", self.id);
+                let failure = Some(Error::new(Code::SandboxNotFound, message));
+                let answer = self.apply(Event::Destroy, Details { failure, ..Details::default() }).await;
                 // Whoever asked may be gone; the end goes on.
-                let _ = decided.send(answer);
+                let _ = decided.send(answer.map_err(|refused| self.refusal(refused)));
             }
             Message::SetTimeout { spec, done } => {
                 let details = Details { window: Some(spec), ..Details::default() };
-                let answer = match self.apply(Event::SetTimeout, details).await {
+                let answer = self.apply(Event::SetTimeout, details).await;
+                let _ = done.send(match answer {
                     Ok(()) => Ok(self.window()),
                     Err(refused) => Err(self.refusal(refused)),
-                };
-                let _ = done.send(answer);
+                });
+            }
+            Message::Hibernate { done } => {
+                let event = Event::Hibernate { snapshot: SnapshotId::new() };
+                match self.apply(event, Details::default()).await {
+                    Ok(()) => wait(&mut self.pausing, done),
+                    Err(refused) => {
+                        let _ = done.send(Err(self.refusal(refused)));
+                    }
+                }
+                self.answer_waiting(None);
+            }
+            Message::Resume { done } => {
+                wait(&mut self.waking, done);
+                self.wake().await;
             }
             Message::Lost { machine, reason } => {
                 let event =
@@ -289,27 +240,77 @@ impl Driver {
         }
     }
 
+    /// Begins what those who wait for a running sandbox need. While it is being hibernated they wait.
+    async fn wake(&mut self) {
+        if self.waking.is_empty() || matches!(self.record.state, State::Hibernating { .. }) {
+            return;
+        }
+        let event = Event::Resume { incarnation: IncarnationId::new() };
+        match self.apply(event, Details::default()).await {
+            Ok(()) => self.answer_waiting(None),
+            Err(refused) => {
+                let refusal = self.refusal(refused);
+                answer(&mut self.waking, &Err(refusal));
+            }
+        }
+    }
+
     async fn made(&mut self, made: Result<Machine>) {
         let incarnation = self.record.row.desired.incarnation;
         let machine = match made {
             Ok(machine) => machine,
             Err(error) => {
-                tracing::info!(sandbox = %self.id, %error, context = error.context, "a create failed");
-                self.failure.get_or_insert(error);
-                return self.news(Event::MachineFailed { incarnation }, Details::default()).await;
+                tracing::info!(sandbox = %self.id, %error, context = error.context, "a machine was not made");
+                if matches!(self.record.state, State::Creating { .. }) {
+                    self.failure.get_or_insert_with(|| error.clone());
+                }
+                let details = Details { failure: Some(error), ..Details::default() };
+                return self.news(Event::MachineFailed { incarnation }, details).await;
             }
         };
         let event = Event::MachineMade { incarnation: machine.incarnation, generation: machine.generation };
-        match self.apply(event, Details { machine: Some(&machine), ..Details::default() }).await {
+        let lost = "the sandbox's machine was lost before it was handed over";
+        let failure = Some(Error::new(Code::Unavailable, lost));
+        match self.apply(event, Details { machine: Some(&machine), failure, ..Details::default() }).await {
             Ok(()) => {}
             Err(Refused::Rule(rejected)) => {
                 tracing::error!(sandbox = %self.id, %rejected, "the node made a machine that was not asked for");
                 self.give_up(Error::internal("the node made a machine of another life"));
             }
             Err(Refused::Store(error)) => {
-                tracing::warn!(sandbox = %self.id, %error, context = error.context, "a create could not be written; its machine is ended");
-                self.view.send_modify(|view| view.unborn = Some(Unborn::Failed(error.clone())));
+                tracing::warn!(sandbox = %self.id, %error, context = error.context, "a machine could not be written; it is ended");
+                if matches!(self.record.state, State::Creating { .. }) {
+                    self.view.send_modify(|view| view.unborn = Some(Unborn::Failed(error.clone())));
+                }
                 self.give_up(error);
+            }
+        }
+    }
+
+    async fn captured(&mut self, captured: Result<Checkpoint>) {
+        let snapshot = match self.record.state {
+            State::Hibernating { snapshot, .. } => Some(snapshot),
+            State::Destroying { checkpoints: [newest, _], .. } => newest,
+            State::Absent
+            | State::Creating { .. }
+            | State::Running { .. }
+            | State::Paused { .. }
+            | State::Resuming { .. }
+            | State::Lost { .. }
+            | State::Destroyed => None,
+        };
+        let Some(snapshot) = snapshot else { return };
+        match answered(self.id, captured) {
+            Ok(checkpoint) => {
+                self.pause_retry = PAUSE_RETRY.0;
+                let details = Details { checkpoint: Some(&checkpoint), ..Details::default() };
+                self.news(Event::Captured { snapshot }, details).await;
+                self.wake().await;
+            }
+            Err(error) => {
+                tracing::warn!(sandbox = %self.id, %snapshot, %error, context = error.context, "a sandbox was not hibernated");
+                let details = Details { failure: Some(error), ..Details::default() };
+                self.news(Event::CaptureFailed { snapshot }, details).await;
             }
         }
     }
@@ -325,21 +326,52 @@ impl Driver {
 
     async fn expire(&mut self) {
         // The clock may have been set back since the timer was set; then it is set anew.
-        let over = self.record.row.desired.timeout_at.is_some_and(|end| end <= self.shared.clock.now());
-        if over {
-            self.news(Event::Expire, Details::default()).await;
+        let now = self.shared.clock.now();
+        if self.record.row.desired.timeout_at.is_none_or(|end| end > now) {
+            return;
         }
+        let hibernate = match self.record.row.desired.timeout_action {
+            TimeoutAction::Destroy => None,
+            TimeoutAction::Hibernate => Some(SnapshotId::new()),
+        };
+        match self.apply(Event::Expire { hibernate }, Details::default()).await {
+            Ok(()) => {}
+            Err(Refused::Rule(rejected)) => tracing::debug!(sandbox = %self.id, %rejected, "no news"),
+            Err(Refused::Store(error)) => {
+                tracing::warn!(sandbox = %self.id, %error, context = error.context, "a hibernation could not begin; trying again");
+                self.record.row.desired.timeout_at = Some(self.next_attempt(now));
+                self.publish();
+            }
+        }
+    }
+
+    /// When to try again to hibernate a sandbox whose time is over.
+    fn next_attempt(&mut self, now: jiff::Timestamp) -> jiff::Timestamp {
+        let pause = self.pause_retry;
+        self.pause_retry = (pause * 2).min(PAUSE_RETRY.1);
+        now.checked_add(pause).unwrap_or(jiff::Timestamp::MAX)
     }
 
     /// When the window is over, or the clock is to be looked at again.
     fn expiry(&self) -> Option<Instant> {
-        match self.record.state {
-            State::Running { .. } | State::Lost { .. } => {}
-            State::Absent | State::Creating { .. } | State::Destroying { .. } | State::Destroyed => {
-                return None;
-            }
+        let desired = &self.record.row.desired;
+        match (self.record.state, desired.timeout_action) {
+            (State::Running { .. }, TimeoutAction::Destroy | TimeoutAction::Hibernate)
+            | (State::Lost { .. }, TimeoutAction::Destroy) => {}
+            // There is nothing to hibernate.
+            (State::Lost { .. }, TimeoutAction::Hibernate)
+            | (
+                State::Absent
+                | State::Creating { .. }
+                | State::Hibernating { .. }
+                | State::Paused { .. }
+                | State::Resuming { .. }
+                | State::Destroying { .. }
+                | State::Destroyed,
+                TimeoutAction::Destroy | TimeoutAction::Hibernate,
+            ) => return None,
         }
-        let left = self.record.row.desired.timeout_at?.duration_since(self.shared.clock.now());
+        let left = desired.timeout_at?.duration_since(self.shared.clock.now());
         Some(Instant::now() + Duration::try_from(left).unwrap_or_default().min(CLOCK_LOOK))
     }
 
@@ -354,225 +386,34 @@ impl Driver {
         }
     }
 
-    async fn apply(&mut self, event: Event, details: Details<'_>) -> std::result::Result<(), Refused> {
-        let (state, actions) = step(self.record.state, event).map_err(Refused::Rule)?;
-        let before = (self.record.clone(), self.unwritten.len(), self.free_key);
-        let now = self.shared.clock.now();
-        self.advance(state, &details, now);
-        for action in &actions {
-            match *action {
-                Action::Record { operation, status, actor, reason } => {
-                    let event = self.lifecycle_event(now, operation, status, actor, reason);
-                    self.unwritten.push(event);
-                }
-                Action::FreeKey => self.free_key = true,
-                Action::MakeMachine(_) | Action::CancelMake(_) | Action::EndMachine(_) => {}
-            }
-        }
-        if self.record.state != before.0.state || self.unwritten.len() > before.1 {
-            match (self.write(now).await, event) {
-                (Ok(()), _) => self.write_again = None,
-                (Err(error), Event::MachineMade { .. } | Event::SetTimeout)
-                    if matches!(state, State::Running { .. }) =>
-                {
-                    self.record = before.0;
-                    self.unwritten.truncate(before.1);
-                    self.free_key = before.2;
-                    return Err(Refused::Store(error));
-                }
-                (Err(error), _) => self.write_failed(&error),
-            }
-        }
-        self.carry_out(&actions);
-        self.publish();
-        Ok(())
-    }
-
-    /// Brings the row in step with a new state.
-    fn advance(&mut self, state: State, details: &Details<'_>, now: Timestamp) {
-        let row = &mut self.record.row;
-        match state {
-            State::Running { generation, .. } => {
-                row.observed.state = ObservedState::Running;
-                row.observed.generation = generation;
-                if let Some(machine) = details.machine {
-                    row.observed.disk_mb = Some(machine.disk_mb);
-                    row.observed.started_at = Some(as_stored(machine.started_at));
-                    row.desired.timeout_at = Some(window_end(now, row.desired.timeout_ms));
-                }
-                if let Some(window) = details.window {
-                    row.desired.timeout_ms = window.timeout_ms;
-                    row.desired.timeout_at = Some(window_end(now, window.timeout_ms));
-                    row.desired.timeout_action = window.timeout_action.unwrap_or(row.desired.timeout_action);
-                }
-            }
-            State::Lost { generation, .. } => {
-                row.observed.state = ObservedState::Lost;
-                row.observed.generation = generation;
-                if details.message.is_some() {
-                    row.observed.error_message.clone_from(&details.message);
-                }
-            }
-            State::Destroying { cause, .. } => {
-                row.desired.state = DesiredState::Destroyed;
-                row.desired.destroy_reason.get_or_insert_with(|| cause.as_str().to_owned());
-            }
-            State::Destroyed => {
-                row.desired.state = DesiredState::Destroyed;
-                row.destroyed_at = Some(now);
-                if let Some(failure) = &self.failure {
-                    row.observed.error_message.get_or_insert_with(|| failure.message.clone());
-                }
-            }
-            State::Absent | State::Creating { .. } => {}
-        }
-        // A machine that came and went before its create could be answered.
-        if let (State::Destroying { .. } | State::Destroyed, State::Creating { .. }, None) =
-            (state, self.record.state, &self.failure)
-        {
-            let message = match details.machine {
-                Some(_) => "the sandbox's machine was lost before it was handed over".to_owned(),
-                None => format!("sandbox {} was destroyed while it was being created", self.id),
-            };
-            let code = match details.machine {
-                Some(_) => Code::Unavailable,
-                None => Code::SandboxNotFound,
-            };
-            self.failure = Some(Error::new(code, message));
-        }
-        self.record.state = state;
-    }
-
-    fn observation(&self) -> Observation {
-        Observation {
-            incarnation: self.record.row.desired.incarnation,
-            observed: self.record.row.observed.clone(),
-        }
-    }
-
-    /// Writes the state and its events, in one transaction.
-    async fn write(&mut self, now: Timestamp) -> Result<()> {
-        let (store, id, row) = (&self.shared.store, self.id, &self.record.row);
-        let events = &self.unwritten;
-        let set_timeout = events.last().is_some_and(|event| event.operation == Operation::TimeoutUpdated);
-        let written = match (self.record.state, row.desired.timeout_at) {
-            (State::Running { .. }, Some(timeout_at)) if set_timeout => {
-                let window = Window {
-                    timeout_ms: row.desired.timeout_ms,
-                    timeout_action: row.desired.timeout_action,
-                    timeout_at,
-                };
-                store.sandbox_timeout_set(row.tenant_id, id, &window, events).await
-            }
-            (State::Running { .. }, Some(timeout_at)) => {
-                store.sandbox_running(id, &self.observation(), timeout_at, events).await
-            }
-            (State::Running { .. }, None) | (State::Lost { .. }, _) => {
-                store.sandbox_observed(id, &self.observation(), events).await
-            }
-            (State::Destroying { cause, .. }, _) => {
-                // Between the end of the making and that of the machine there is nothing to write.
-                if events.is_empty() {
-                    return Ok(());
-                }
-                store.sandbox_destroy_request(id, cause.as_str(), self.free_key, events).await
-            }
-            (State::Destroyed, _) => {
-                let reason = row.desired.destroy_reason.clone();
-                let destruction = Destruction {
-                    reason: reason.unwrap_or_else(|| "create_failed".to_owned()),
-                    error_message: row.observed.error_message.clone(),
-                    free_key: self.free_key,
-                    at: now,
-                };
-                store.sandbox_destroyed(id, &destruction, events).await
-            }
-            (State::Absent | State::Creating { .. }, _) => return Ok(()),
-        };
-        if let Change::Stale = written? {
-            // Only this driver writes the row, so this is a fault of ours or an operator at the database.
-            tracing::error!(sandbox = %id, state = ?self.record.state, "the stored sandbox is past this state");
-        }
-        self.unwritten.clear();
-        self.free_key = false;
-        Ok(())
-    }
-
-    fn write_failed(&mut self, error: &Error) {
-        let pause = self.write_again.map_or(WRITE_PAUSES.0, |(_, pause)| (pause * 2).min(WRITE_PAUSES.1));
-        tracing::warn!(sandbox = %self.id, %error, context = error.context, ?pause, "a change could not be written; trying again");
-        self.write_again = Some((Instant::now() + pause, pause));
-    }
-
-    async fn write_later(&mut self) {
-        match self.write(self.shared.clock.now()).await {
-            Ok(()) => self.write_again = None,
-            Err(error) => self.write_failed(&error),
-        }
-    }
-
-    fn lifecycle_event(
-        &self,
-        now: Timestamp,
-        operation: Operation,
-        status: EventStatus,
-        actor_kind: nullspace_types::event::ActorKind,
-        reason: Option<&str>,
-    ) -> LifecycleEvent {
-        let mut metadata = serde_json::Map::new();
-        match operation {
-            Operation::Create | Operation::TimeoutUpdated | Operation::TimeoutExpired => {
-                let action = self.record.row.desired.timeout_action.as_str();
-                metadata.insert("timeout_action".to_owned(), action.into());
-            }
-            Operation::Reconcile => {
-                metadata.insert("status".to_owned(), self.record.status().as_str().into());
-            }
-            Operation::Destroy
-            | Operation::Hibernate
-            | Operation::SnapshotCreated
-            | Operation::ResumeFromSnapshot
-            | Operation::Fork => {}
-        }
-        let failure = self.failure.as_ref().filter(|_| status == EventStatus::Failed);
-        let lost =
-            self.record.row.observed.error_message.clone().filter(|_| operation == Operation::Reconcile);
-        LifecycleEvent {
-            id: EventId::new(),
-            occurred_at: now,
-            operation,
-            status,
-            actor_kind,
-            sandbox_id: Some(self.id),
-            reason: reason.map(str::to_owned),
-            error_code: failure.map(|error| error.code.to_string()),
-            error_message: failure.map(|error| error.message.clone()).or(lost),
-            metadata,
-        }
-    }
-
     /// Does what was decided, after it was written.
     fn carry_out(&mut self, actions: &[Action]) {
+        let (node, id) = (self.shared.node.clone(), self.id);
         for action in actions {
             match *action {
-                Action::Record { .. } | Action::FreeKey => {}
+                // These belong to the write.
+                Action::Record { .. } | Action::FreeKey | Action::Drop(_) => {}
                 Action::MakeMachine(_) => {
                     let limit = Duration::from_secs(u64::from(self.shared.limits.create_secs_max));
-                    let call = make_machine(
-                        self.shared.node.clone(),
-                        self.record.machine_spec(),
-                        limit,
-                        self.cancel_make.clone(),
-                    );
-                    self.making = Some(AbortOnDropHandle::new(tokio::spawn(call)));
+                    let (spec, cancel) = (self.record.machine_spec(), self.cancel.clone());
+                    let call = make_machine(node.clone(), spec, limit, cancel.clone());
+                    let resumes = matches!(self.record.state, State::Resuming { .. });
+                    let name = if resumes { SANDBOX_RESUME } else { SANDBOX_CREATE };
+                    self.making = Some(AbortOnDropHandle::new(match &self.fork {
+                        // All children together are timed.
+                        Some(fork) => tokio::spawn(fork.clone().child(node.clone(), id, call, cancel)),
+                        None => tokio::spawn(timed(name, call)),
+                    }));
                 }
-                Action::CancelMake(_) => self.cancel_make.cancel(),
-                Action::EndMachine(_) => {
-                    let (node, id) = (self.shared.node.clone(), self.id);
-                    self.ending =
-                        Some(AbortOnDropHandle::new(tokio::spawn(
-                            async move { end_machine(&*node, id).await },
-                        )));
+                Action::Capture(snapshot) => {
+                    let call = capture(node.clone(), id, snapshot, self.cancel.clone());
+                    let call = timed(SANDBOX_HIBERNATE, call);
+                    self.capturing = Some(AbortOnDropHandle::new(tokio::spawn(call)));
+                }
+                Action::Cancel => self.cancel.cancel(),
+                Action::End(_, checkpoints) => {
+                    let call = end(node.clone(), id, checkpoints);
+                    self.ending = Some(AbortOnDropHandle::new(tokio::spawn(call)));
                 }
             }
         }
@@ -585,6 +426,38 @@ impl Driver {
                 view.unborn = Some(Unborn::Failed(failure.clone()));
             }
         });
+    }
+
+    /// Tells those who wait for a state that it is reached, or why it was not.
+    fn answer_waiting(&mut self, failure: Option<&Error>) {
+        let refused = |rejected| refusal(&self.record, rejected);
+        let failed = |rejected| failure.cloned().unwrap_or_else(|| refused(rejected));
+        match self.record.state {
+            State::Absent | State::Creating { .. } | State::Hibernating { .. } | State::Resuming { .. } => {}
+            State::Running { .. } => {
+                let not_paused = Err(failed(Rejected::Stale));
+                answer(&mut self.pausing, &not_paused);
+                answer(&mut self.waking, &Ok(Arc::new(self.record.clone())));
+            }
+            State::Paused { snapshot, .. } => {
+                answer(&mut self.pausing, &Ok(snapshot));
+                // Without a failure, those who want it to run are heard next.
+                if let Some(failure) = failure {
+                    answer(&mut self.waking, &Err(failure.clone()));
+                }
+            }
+            State::Lost { .. } => {
+                let (not_paused, not_running) =
+                    (Err(failed(Rejected::MachineLost)), Err(refused(Rejected::MachineLost)));
+                answer(&mut self.pausing, &not_paused);
+                answer(&mut self.waking, &not_running);
+            }
+            State::Destroying { .. } | State::Destroyed => {
+                let (not_paused, not_running) = (Err(refused(Rejected::Gone)), Err(refused(Rejected::Gone)));
+                answer(&mut self.pausing, &not_paused);
+                answer(&mut self.waking, &not_running);
+            }
+        }
     }
 
     fn window(&self) -> SandboxTimeout {
@@ -601,12 +474,17 @@ impl Driver {
     fn refusal(&self, refused: Refused) -> Error {
         match refused {
             Refused::Store(error) => error,
-            Refused::Rule(rejected) => crate::access::refusal(&self.record, rejected),
+            Refused::Rule(rejected) => refusal(&self.record, rejected),
         }
     }
 }
 
-/// The end of a window that begins now. Windows are bounded so that this is a date.
-fn window_end(now: Timestamp, timeout_ms: u64) -> Timestamp {
-    now.checked_add(Duration::from_millis(timeout_ms)).unwrap_or(Timestamp::MAX)
+/// What a driver has after its beginning.
+enum Alive {
+    /// A sandbox.
+    Yes,
+    /// No sandbox: it was never written.
+    Unborn,
+    /// No time: the server stops.
+    Stopped,
 }

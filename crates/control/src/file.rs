@@ -19,7 +19,7 @@ use nullspace_types::id::{SandboxId, TenantId};
 use nullspace_types::{Error, Result};
 
 use crate::Control;
-use crate::access::{answered, running};
+use crate::access::{Usable, answered, usable};
 
 /// What a signed URL shall allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,20 +33,21 @@ pub struct FileGrant {
 }
 
 impl Control {
-    /// Judges who asks, for which paths, on whose behalf; answers the user.
+    /// Judges who asks, for which paths, on whose behalf; answers the sandbox, not woken yet, and the user.
     fn file_access<'a>(
         &self,
         tenant_id: TenantId,
         id: SandboxId,
         paths: impl IntoIterator<Item = (&'static str, &'a str)>,
         user: Option<String>,
-    ) -> Result<Option<String>> {
-        let record = running(&self.shared, tenant_id, id)?;
+    ) -> Result<(Usable<'_>, Option<String>)> {
+        let sandbox = usable(&self.shared, tenant_id, id)?;
         let user = process::user(user)?;
         for (field, path) in paths {
-            file::validate_path(field, path, record.row.desired.cwd.as_deref(), user.as_deref())?;
+            let cwd = sandbox.record().row.desired.cwd.as_deref();
+            file::validate_path(field, path, cwd, user.as_deref())?;
         }
-        Ok(user)
+        Ok((sandbox, user))
     }
 
     /// What a directory holds.
@@ -57,8 +58,9 @@ impl Control {
         query: FileListQuery,
     ) -> Result<Vec<FileInfo>> {
         let path = query.path.unwrap_or_else(|| "/".to_owned());
-        let user = self.file_access(tenant_id, id, [("path", &*path)], query.user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*path)], query.user)?;
         let depth = file::depth(query.depth.as_deref())?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_list(id, path, user, depth).await)
     }
 
@@ -71,7 +73,8 @@ impl Control {
         user: Option<String>,
         range: FileRange,
     ) -> Result<FileBody> {
-        let user = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_read(id, path, user, range).await)
     }
 
@@ -82,7 +85,7 @@ impl Control {
         id: SandboxId,
         request: FileWrite,
     ) -> Result<FileInfo> {
-        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
         let content = match request.encoding.unwrap_or_default() {
             FileEncoding::Utf8 => Bytes::from(request.content),
             FileEncoding::Base64 => STANDARD
@@ -91,6 +94,7 @@ impl Control {
                 .map_err(|error| Error::invalid(format!("content is not valid base64: {error}")))?,
         };
         let body = stream::iter([Ok(content)]).boxed();
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_write(id, request.path, user, body).await)
     }
 
@@ -102,13 +106,15 @@ impl Control {
         query: FileRawQuery,
         body: ByteStream,
     ) -> Result<FileInfo> {
-        let user = self.file_access(tenant_id, id, [("path", &*query.path)], query.user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*query.path)], query.user)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_write(id, query.path, user, body).await)
     }
 
     /// About one path.
     pub async fn file_info(&self, tenant_id: TenantId, id: SandboxId, request: FilePath) -> Result<FileInfo> {
-        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_info(id, request.path, user).await)
     }
 
@@ -119,20 +125,23 @@ impl Control {
         id: SandboxId,
         request: FilePath,
     ) -> Result<FileExists> {
-        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        sandbox.awake().await?;
         let exists = answered(id, self.shared.node.file_exists(id, request.path, user).await)?;
         Ok(FileExists { exists })
     }
 
     /// Removes a file or a whole directory.
     pub async fn file_remove(&self, tenant_id: TenantId, id: SandboxId, request: FilePath) -> Result<()> {
-        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_remove(id, request.path, user).await)
     }
 
     /// Makes a directory and those above it.
     pub async fn file_mkdir(&self, tenant_id: TenantId, id: SandboxId, request: FilePath) -> Result<()> {
-        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_mkdir(id, request.path, user).await)
     }
 
@@ -144,7 +153,8 @@ impl Control {
         request: FileRename,
     ) -> Result<FileInfo> {
         let paths = [("old_path", &*request.old_path), ("new_path", &*request.new_path)];
-        let user = self.file_access(tenant_id, id, paths, request.user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, paths, request.user)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_rename(id, request.old_path, request.new_path, user).await)
     }
 
@@ -155,8 +165,9 @@ impl Control {
         id: SandboxId,
         request: FilePermissions,
     ) -> Result<()> {
-        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
         let mode = file::permissions(&request.permissions)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_permissions(id, request.path, mode, user).await)
     }
 
@@ -168,9 +179,10 @@ impl Control {
         request: FileFind,
     ) -> Result<Found<FileMatch>> {
         let FileFind { path, pattern, user, limit } = request;
-        let user = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*path)], user)?;
         file::pattern(&pattern)?;
         let limit = file::find_limit(limit)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_find(id, path, user, pattern, limit).await)
     }
 
@@ -182,9 +194,10 @@ impl Control {
         request: FileSearch,
     ) -> Result<Found<String>> {
         let FileSearch { path, pattern, user, limit } = request;
-        let user = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*path)], user)?;
         file::pattern(&pattern)?;
         let limit = file::search_limit(limit)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_search(id, path, user, pattern, limit).await)
     }
 
@@ -196,8 +209,10 @@ impl Control {
         mut request: FileReplace,
     ) -> Result<FileReplaced> {
         let paths = request.files.iter().map(|path| ("files", &**path));
-        request.user = self.file_access(tenant_id, id, paths, request.user.clone())?;
+        let (sandbox, user) = self.file_access(tenant_id, id, paths, request.user.clone())?;
+        request.user = user;
         file::replacement(&request)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.file_replace(id, request).await)
     }
 
@@ -209,8 +224,9 @@ impl Control {
         user: Option<String>,
         parts: BoxStream<'static, Result<BatchPart>>,
     ) -> Result<Vec<Result<FileInfo>>> {
-        let record = running(&self.shared, tenant_id, id)?;
+        let sandbox = usable(&self.shared, tenant_id, id)?;
         let user = process::user(user)?;
+        let record = sandbox.awake().await?;
         let batch = Arc::new(Mutex::new(Batch::default()));
         let (judge, of) = (Arc::clone(&batch), user.clone());
         let judged = parts.filter_map(move |part| {
@@ -243,15 +259,16 @@ impl Control {
         user: Option<String>,
         recursive: bool,
     ) -> Result<BoxStream<'static, Result<FileChange>>> {
-        let user = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        let (sandbox, user) = self.file_access(tenant_id, id, [("path", &*path)], user)?;
+        sandbox.awake().await?;
         let changes = answered(id, self.shared.node.file_watch(id, path, user, recursive).await)?;
         Ok(changes.map(move |change| answered(id, change)).boxed())
     }
 
     /// Judges a URL to sign, and says what it shall allow. Whether there is such a file is seen when it is
-    /// used.
+    /// used; nothing is woken before that.
     pub fn file_sign(&self, tenant_id: TenantId, id: SandboxId, request: FileSign) -> Result<FileGrant> {
-        let user = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
+        let (_, user) = self.file_access(tenant_id, id, [("path", &*request.path)], request.user)?;
         let secs = file::sign_secs(request.expires_in_secs)?;
         let expires = self.shared.clock.now().as_second() + i64::try_from(secs).map_err(Error::internal)?;
         Ok(FileGrant { path: request.path, user, expires })

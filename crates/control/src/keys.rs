@@ -5,60 +5,99 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nullspace_types::id::{SandboxId, TenantId};
+use nullspace_domain::sandbox::key_reused;
+use nullspace_types::Result;
+use nullspace_types::id::TenantId;
 
 /// Keys that are remembered; the oldest is forgotten first.
 const REMEMBERED: usize = 16_384;
 
-type Key = (TenantId, String);
+pub(crate) type Key = (TenantId, String);
 
-/// A request that was begun with a key.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Begun {
-    pub(crate) request_hash: [u8; 32],
-    pub(crate) sandbox_id: SandboxId,
+/// What was begun with a key.
+#[derive(Debug)]
+pub(crate) enum Begun<M> {
+    /// By this caller.
+    Now(M),
+    /// By another, with the same request.
+    Before(M),
 }
 
-#[derive(Debug, Default)]
-struct Table {
-    begun: HashMap<Key, Begun>,
-    order: VecDeque<(Key, SandboxId)>,
+#[derive(Debug)]
+struct Entry<M> {
+    request_hash: [u8; 32],
+    /// Tells this use of the key from others.
+    number: u64,
+    made: M,
 }
 
-/// The keys.
-#[derive(Debug, Default)]
-pub(crate) struct RecentKeys {
-    table: Mutex<Table>,
+#[derive(Debug)]
+struct Table<M> {
+    begun: HashMap<Key, Entry<M>>,
+    order: VecDeque<(Key, u64)>,
+    next: u64,
 }
 
-impl RecentKeys {
+/// The keys of one operation. `M` names what a request makes.
+#[derive(Debug)]
+pub(crate) struct RecentKeys<M> {
+    table: Mutex<Table<M>>,
+}
+
+impl<M> Default for RecentKeys<M> {
+    fn default() -> Self {
+        let table = Table { begun: HashMap::new(), order: VecDeque::new(), next: 0 };
+        Self { table: Mutex::new(table) }
+    }
+}
+
+impl<M: Clone> RecentKeys<M> {
     // See `Registry` on poisoned locks.
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, Table<M>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the request began before with the key. A key of another request is refused.
+    pub(crate) fn find(&self, key: &Key, request_hash: [u8; 32]) -> Result<Option<M>> {
+        match self.table().begun.get(key) {
+            Some(entry) if entry.request_hash == request_hash => Ok(Some(entry.made.clone())),
+            Some(_) => Err(key_reused()),
+            None => Ok(None),
+        }
+    }
+
     /// What was begun with the key, or nothing: then `begin` is called, and no other caller comes between.
-    pub(crate) fn begin(&self, key: &Key, this: Begun, begin: impl FnOnce()) -> Option<Begun> {
+    pub(crate) fn begin(
+        &self,
+        key: &Key,
+        request_hash: [u8; 32],
+        begin: impl FnOnce() -> M,
+    ) -> Result<Begun<M>> {
         let mut table = self.table();
-        if let Some(other) = table.begun.get(key) {
-            return Some(*other);
+        match table.begun.get(key) {
+            Some(entry) if entry.request_hash == request_hash => {
+                return Ok(Begun::Before(entry.made.clone()));
+            }
+            Some(_) => return Err(key_reused()),
+            None => {}
         }
         if table.order.len() >= REMEMBERED
-            && let Some((oldest, sandbox_id)) = table.order.pop_front()
-            && table.begun.get(&oldest).is_some_and(|begun| begun.sandbox_id == sandbox_id)
+            && let Some((oldest, number)) = table.order.pop_front()
+            && table.begun.get(&oldest).is_some_and(|entry| entry.number == number)
         {
             table.begun.remove(&oldest);
         }
-        table.begun.insert(key.clone(), this);
-        table.order.push_back((key.clone(), this.sandbox_id));
-        begin();
-        None
+        let (made, number) = (begin(), table.next);
+        table.next += 1;
+        table.begun.insert(key.clone(), Entry { request_hash, number, made: made.clone() });
+        table.order.push_back((key.clone(), number));
+        Ok(Begun::Now(made))
     }
 
-    /// Forgets the key if it still stands for this sandbox.
-    pub(crate) fn forget(&self, key: &Key, sandbox_id: SandboxId) {
+    /// Forgets the key if it still stands for what `of` knows.
+    pub(crate) fn forget(&self, key: &Key, of: impl FnOnce(&M) -> bool) {
         let mut table = self.table();
-        if table.begun.get(key).is_some_and(|begun| begun.sandbox_id == sandbox_id) {
+        if table.begun.get(key).is_some_and(|entry| of(&entry.made)) {
             table.begun.remove(key);
         }
     }
@@ -70,20 +109,20 @@ mod tests {
 
     #[test]
     fn a_key_is_begun_once_until_it_is_forgotten_and_the_table_stays_bounded() {
-        let keys = RecentKeys::default();
+        let keys = RecentKeys::<u32>::default();
         let tenant = TenantId::new();
-        let begun = || Begun { request_hash: [0; 32], sandbox_id: SandboxId::new() };
-        let first = begun();
         let key = (tenant, "key".to_owned());
-        assert!(keys.begin(&key, first, || {}).is_none());
-        let again = keys.begin(&key, begun(), || panic!("begun twice"));
-        assert_eq!(again.map(|other| other.sandbox_id), Some(first.sandbox_id));
-        keys.forget(&key, SandboxId::new());
-        assert!(keys.begin(&key, begun(), || {}).is_some(), "only its own sandbox forgets a key");
-        keys.forget(&key, first.sandbox_id);
-        assert!(keys.begin(&key, begun(), || {}).is_none());
+        assert!(matches!(keys.begin(&key, [0; 32], || 1), Ok(Begun::Now(1))));
+        let again = keys.begin(&key, [0; 32], || panic!("begun twice"));
+        assert!(matches!(again, Ok(Begun::Before(1))));
+        assert!(keys.begin(&key, [1; 32], || panic!("begun twice")).is_err());
+        assert!(keys.find(&key, [0; 32]) == Ok(Some(1)) && keys.find(&key, [1; 32]).is_err());
+        keys.forget(&key, |made| *made == 2);
+        assert_eq!(keys.find(&key, [0; 32]), Ok(Some(1)), "only what it stands for forgets a key");
+        keys.forget(&key, |made| *made == 1);
+        assert!(matches!(keys.begin(&key, [1; 32], || 2), Ok(Begun::Now(2))));
         for number in 0..REMEMBERED + 10 {
-            keys.begin(&(tenant, number.to_string()), begun(), || {});
+            keys.begin(&(tenant, number.to_string()), [0; 32], || 3).unwrap();
         }
         assert!(keys.table().begun.len() <= REMEMBERED && keys.table().order.len() <= REMEMBERED);
     }

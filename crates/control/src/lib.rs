@@ -1,6 +1,7 @@
 //! What each verb of the API means. [`Control`] holds the store, the node and one driver task per living
-//! sandbox; `<resource>.rs` has the verbs, `driver` the life of a sandbox, `reconcile` the repair of what
-//! crashes leave.
+//! sandbox; `<resource>.rs` has the verbs, `driver` the life of a sandbox, `write` what it stores, `fork` the
+//! making of several at once, `reconcile` the repair of what crashes leave, `feed` the log as it grows,
+//! `webhook` what is sent out of it.
 //!
 //! Who owns what: a sandbox's driver owns its record and all writes of it; the rules are in `domain`; the
 //! node owns its machines. Deliberately absent: HTTP, SQL, keys and their checking (whoever calls says for
@@ -9,26 +10,37 @@
 mod access;
 pub mod clock;
 mod driver;
+mod event;
+mod feed;
 mod file;
+mod fork;
 mod keys;
+mod log;
 mod making;
+mod metrics;
+mod monitor;
 mod process;
 mod reconcile;
 mod record;
 mod registry;
 mod sandbox;
 mod shared;
+mod snapshot;
 mod template;
 mod terminal;
+mod tree;
+mod underway;
 mod upload;
+mod webhook;
+mod write;
 
 use std::sync::Arc;
 
-use nullspace_domain::Limits;
+use nullspace_domain::{Limits, WebhookConfig};
 use nullspace_node_api::{Node, Report};
 use nullspace_store::Store;
 use nullspace_types::{Error, Result};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,7 +48,9 @@ pub use clock::{Clock, SystemClock};
 pub use file::FileGrant;
 pub use process::{Execution, Logs};
 
+use feed::Feed;
 use shared::Shared;
+use webhook::Webhooks;
 
 /// The control plane. Clones are the same one.
 #[derive(Clone)]
@@ -53,7 +67,10 @@ impl Control {
         reports: mpsc::Receiver<Report>,
         clock: Arc<dyn Clock>,
         limits: Limits,
+        webhooks: WebhookConfig,
     ) -> Result<Self> {
+        metrics::begin();
+        let head = store.event_cursor_latest().await.map_err(Error::from)?;
         let shared = Arc::new(Shared {
             store,
             node,
@@ -61,12 +78,22 @@ impl Control {
             limits,
             registry: Default::default(),
             keys: Default::default(),
+            snapshots: Default::default(),
+            forks: Default::default(),
+            written: Default::default(),
+            feed: Feed::new(head),
+            webhooks: Webhooks::new(webhooks),
+            samples: Semaphore::new(monitor::SAMPLES),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
         reconcile::at_start(&shared).await?;
         shared.tasks.spawn(reconcile::reports(shared.clone(), reports));
         shared.tasks.spawn(reconcile::sweep_keys(shared.clone()));
+        shared.tasks.spawn(feed::follow(shared.clone()));
+        shared.tasks.spawn(webhook::fan_out(shared.clone()));
+        shared.tasks.spawn(webhook::deliver(shared.clone()));
+        shared.tasks.spawn(metrics::collect(shared.clone()));
         Ok(Self { shared })
     }
 

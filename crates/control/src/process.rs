@@ -12,7 +12,7 @@ use nullspace_types::process::{
 use nullspace_types::{Code, Error, Result};
 
 use crate::Control;
-use crate::access::{answered, running};
+use crate::access::{answered, awake, usable};
 
 /// The exit status of a command whose time ran out, as `timeout(1)` has it.
 const TIMED_OUT: i32 = 124;
@@ -104,8 +104,9 @@ impl Control {
         request: ExecRequest,
     ) -> Result<Execution> {
         let node = &self.shared.node;
-        running(&self.shared, tenant_id, id)?;
+        let sandbox = usable(&self.shared, tenant_id, id)?;
         let spec = process::validate(request, &self.shared.limits)?;
+        sandbox.awake().await?;
         let limit_ms = spec.timeout_ms;
         let command = command(spec);
         let Some(limit_ms) = limit_ms else {
@@ -139,8 +140,9 @@ impl Control {
         id: SandboxId,
         request: ExecRequest,
     ) -> Result<ProcessEvents> {
-        running(&self.shared, tenant_id, id)?;
+        let sandbox = usable(&self.shared, tenant_id, id)?;
         let command = command(process::validate(request, &self.shared.limits)?);
+        sandbox.awake().await?;
         let events = answered(id, self.shared.node.process_stream(id, command).await)?;
         Ok(followed(id, events))
     }
@@ -154,14 +156,14 @@ impl Control {
         stdout_offset: u64,
         stderr_offset: u64,
     ) -> Result<ProcessEvents> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         let node = &self.shared.node;
         let events = answered(id, node.process_attach(id, pid, stdout_offset, stderr_offset).await)?;
         Ok(followed(id, events))
     }
 
     async fn processes(&self, tenant_id: TenantId, id: SandboxId) -> Result<Vec<ProcessState>> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         answered(id, self.shared.node.process_list(id).await)
     }
 
@@ -172,7 +174,7 @@ impl Control {
 
     /// Kills the process and its group.
     pub async fn process_kill(&self, tenant_id: TenantId, id: SandboxId, pid: u32) -> Result<()> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         answered(id, self.shared.node.process_kill(id, pid).await)
     }
 
@@ -184,13 +186,13 @@ impl Control {
         pid: u32,
         request: ProcessStdin,
     ) -> Result<()> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         answered(id, self.shared.node.process_stdin(id, pid, Bytes::from(request.data), false).await)
     }
 
     /// Ends the process's standard input.
     pub async fn process_stdin_close(&self, tenant_id: TenantId, id: SandboxId, pid: u32) -> Result<()> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         answered(id, self.shared.node.process_stdin(id, pid, Bytes::new(), true).await)
     }
 

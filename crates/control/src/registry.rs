@@ -3,16 +3,16 @@
 //! of sandboxes; so what is seen here is true, and a command costs no read of the database.
 
 use std::collections::HashMap;
-use std::sync::RwLock;
+use std::sync::{Arc, RwLock};
 
 use nullspace_domain::sandbox::TimeoutSpec;
 use nullspace_node_api::Machine;
-use nullspace_types::id::{SandboxId, TenantId};
+use nullspace_types::id::{SandboxId, SnapshotId, TenantId};
 use nullspace_types::sandbox::SandboxTimeout;
 use nullspace_types::{Error, Result};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::record::View;
+use crate::record::{Record, View};
 
 /// Messages that wait for a driver. More senders wait in line.
 pub(crate) const MAILBOX: usize = 32;
@@ -24,6 +24,10 @@ pub(crate) enum Message {
     Destroy { decided: oneshot::Sender<Result<()>> },
     /// Set its window anew.
     SetTimeout { spec: TimeoutSpec, done: oneshot::Sender<Result<SandboxTimeout>> },
+    /// Hibernate it. Answered with its snapshot once it is paused, by whomever it was asked for.
+    Hibernate { done: oneshot::Sender<Result<SnapshotId>> },
+    /// Let it go on. Answered once it runs.
+    Resume { done: oneshot::Sender<Result<Arc<Record>>> },
     /// The node lost the machine.
     Lost { machine: Machine, reason: String },
 }

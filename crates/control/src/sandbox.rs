@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use nullspace_domain::lifecycle::State;
-use nullspace_domain::sandbox::{key_reused, validate, validate_timeout};
+use nullspace_domain::sandbox::{validate, validate_timeout};
 use nullspace_domain::sandbox_list::{self, ListSpec, PAGE_MAX};
+use nullspace_domain::snapshot::validate_create;
 use nullspace_store::idempotency::Idempotency;
 use nullspace_store::sandbox::{DesiredState, ObservedState, SandboxFilter, SandboxRow, StateFilter};
 use nullspace_types::id::{SandboxId, TenantId};
@@ -13,47 +14,45 @@ use nullspace_types::sandbox::{
     Sandbox, SandboxCreate, SandboxDestroyed, SandboxGetQuery, SandboxList, SandboxListQuery, SandboxMetrics,
     SandboxPage, SandboxStatus, SandboxTimeout, SandboxTimeoutSet,
 };
-use nullspace_types::{Code, Error, Result};
+use nullspace_types::{Error, Result};
+use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::access::answered;
+use crate::Control;
+use crate::access::{answered, ask, in_progress, stopping, within};
 use crate::driver::{Begin, Driver};
 use crate::keys::Begun;
 use crate::record::{Record, Unborn, View, sandbox, status};
 use crate::registry::{Entry, Message};
-use crate::{Control, access};
+use crate::snapshot::found;
 
 /// How long the repetition of a request waits for the first one's result.
 const REPLAY_WAIT: Duration = Duration::from_secs(25);
-/// How much longer than its making a create may wait for what follows a failed one.
-const CREATE_GRACE: Duration = Duration::from_secs(15);
 /// How long a sandbox's driver may take to decide.
 const DECISION_WAIT: Duration = Duration::from_secs(25);
+const BUSY: &str = "the sandbox is busy with another change";
 /// How long a destroy waits for its end.
 const DESTROY_WAIT: Duration = Duration::from_secs(25);
 /// Most sandboxes in a list without any query.
 const BARE_LIST_MAX: usize = 10_000;
 
 /// How a create ended that did not fail.
-enum Created {
+pub(crate) enum Created {
     New(Box<Sandbox>),
     /// The store knows the key from before.
     Before(SandboxId),
 }
 
-fn in_progress(what: &str) -> Error {
-    Error::new(Code::TransitionInProgress, what).suggest("repeat the request in a few seconds")
-}
-
-pub(crate) fn stopping() -> Error {
-    Error::new(Code::Unavailable, "the server is stopping").suggest("repeat the request in a few seconds")
+/// What tells a request with a key from others.
+pub(crate) fn request_hash(request: &impl Serialize) -> Result<[u8; 32]> {
+    Ok(Sha256::digest(serde_json::to_vec(request).map_err(Error::internal)?).into())
 }
 
 /// Waits for the end of a create. The create does not depend on who waits.
-async fn created(mut seen: watch::Receiver<View>) -> Result<Created> {
+pub(crate) async fn created(mut seen: watch::Receiver<View>) -> Result<Created> {
     let decided = seen.wait_for(|view| {
         view.unborn.is_some() || !matches!(view.record.state, State::Absent | State::Creating { .. })
     });
@@ -65,18 +64,28 @@ async fn created(mut seen: watch::Receiver<View>) -> Result<Created> {
     }
 }
 
+/// What is stored of sandboxes with a status: the other way round of what is shown.
+fn states(status: SandboxStatus) -> &'static [(DesiredState, Option<ObservedState>)] {
+    use DesiredState::{Destroyed, Paused, Running};
+    match status {
+        SandboxStatus::Creating => &[(Running, Some(ObservedState::None))],
+        SandboxStatus::Running => {
+            &[(Running, Some(ObservedState::Running)), (Paused, Some(ObservedState::Running))]
+        }
+        SandboxStatus::Paused => {
+            &[(Paused, Some(ObservedState::Paused)), (Running, Some(ObservedState::Paused))]
+        }
+        SandboxStatus::Error => &[(Running, Some(ObservedState::Lost))],
+        SandboxStatus::Destroyed => &[(Destroyed, None)],
+    }
+}
+
 fn filter(spec: &ListSpec) -> SandboxFilter {
-    let states = spec.statuses.iter().filter_map(|status| {
-        let (desired, observed) = match status {
-            SandboxStatus::Creating => (DesiredState::Running, Some(ObservedState::None)),
-            SandboxStatus::Running => (DesiredState::Running, Some(ObservedState::Running)),
-            SandboxStatus::Error => (DesiredState::Running, Some(ObservedState::Lost)),
-            SandboxStatus::Destroyed => (DesiredState::Destroyed, None),
-            // There is no such state yet.
-            SandboxStatus::Paused => return None,
-        };
-        Some(StateFilter { desired, observed })
-    });
+    let states = spec
+        .statuses
+        .iter()
+        .flat_map(|status| states(*status))
+        .map(|(desired, observed)| StateFilter { desired: *desired, observed: *observed });
     SandboxFilter {
         states: Some(states.collect()),
         template: spec.template.clone(),
@@ -101,46 +110,52 @@ impl Control {
         request: SandboxCreate,
     ) -> Result<Sandbox> {
         let shared = &self.shared;
-        let request_hash: [u8; 32] =
-            Sha256::digest(serde_json::to_vec(&request).map_err(Error::internal)?).into();
-        let spec = validate(request, &shared.limits)?;
-        let template = self.template(&spec.template).await?;
-        let disk_mb = template.disk_mb.max(spec.disk_mb.unwrap_or(0));
-        let record = Record::new(tenant_id, spec, disk_mb, shared.clock.now());
+        let request_hash = request_hash(&request)?;
+        let record = self.asked_for(tenant_id, request).await?;
         let Some(key) = idempotency_key else {
             return match self.finished(Driver::start(shared, record, Begin::Create(None))).await? {
                 Created::New(sandbox) => Ok(*sandbox),
                 Created::Before(id) => Err(Error::internal(format!("{id} was found without a key"))),
             };
         };
-        let this = Begun { request_hash, sandbox_id: record.row.id };
         let idempotency = Idempotency { operation: "sandbox_create", key: key.clone(), request_hash };
         let mut seen = None;
-        let before = shared.keys.begin(&(tenant_id, key), this, || {
+        let begun = shared.keys.begin(&(tenant_id, key), request_hash, || {
+            let id = record.row.id;
             seen = Some(Driver::start(shared, record, Begin::Create(Some(idempotency))));
-        });
-        match (before, seen) {
-            (None, Some(seen)) => match self.finished(seen).await? {
+            id
+        })?;
+        match (begun, seen) {
+            (Begun::Now(_), Some(seen)) => match self.finished(seen).await? {
                 Created::New(sandbox) => Ok(*sandbox),
                 Created::Before(id) => self.replay(tenant_id, id).await,
             },
-            (Some(other), _) if other.request_hash == request_hash => {
-                self.replay(tenant_id, other.sandbox_id).await
-            }
-            (Some(_), _) => Err(key_reused()),
-            (None, None) => Err(Error::internal("a create was neither begun nor found")),
+            (Begun::Now(id) | Begun::Before(id), _) => self.replay(tenant_id, id).await,
         }
+    }
+
+    /// A valid request as a sandbox that is not begun yet.
+    async fn asked_for(&self, tenant_id: TenantId, request: SandboxCreate) -> Result<Record> {
+        let shared = &self.shared;
+        if let Some(snapshot) = &request.snapshot_id {
+            let spec = validate_create(snapshot, &request, &shared.limits)?;
+            let snapshot = shared.store.snapshot_get(tenant_id, spec.snapshot_id).await;
+            let row = found(spec.snapshot_id, snapshot)?;
+            return Ok(Record::from_snapshot(row.snapshot, spec, shared.clock.now()));
+        }
+        let spec = validate(request, &shared.limits)?;
+        let template = self.template(&spec.template).await?;
+        let disk_mb = template.disk_mb.max(spec.disk_mb.unwrap_or(0));
+        Ok(Record::new(tenant_id, spec, disk_mb, shared.clock.now()))
     }
 
     /// The end of a create that was begun just now.
     async fn finished(&self, seen: watch::Receiver<View>) -> Result<Created> {
-        let limit = Duration::from_secs(u64::from(self.shared.limits.create_secs_max)) + CREATE_GRACE;
-        let unfinished = |_| in_progress("the sandbox is still being worked on");
-        timeout(limit, created(seen)).await.map_err(unfinished)?
+        within(self.limit(), "the sandbox is still being worked on", created(seen)).await
     }
 
     /// The result of an earlier request with the same key.
-    async fn replay(&self, tenant_id: TenantId, mut id: SandboxId) -> Result<Sandbox> {
+    pub(crate) async fn replay(&self, tenant_id: TenantId, mut id: SandboxId) -> Result<Sandbox> {
         let unfinished = || in_progress("a request with this Idempotency-Key is still being worked on");
         while let Ok(entry) = self.shared.registry.of_tenant(tenant_id, id) {
             match timeout(REPLAY_WAIT, created(entry.view)).await.map_err(|_| unfinished())?? {
@@ -163,19 +178,10 @@ impl Control {
         query: SandboxListQuery,
         any_query: bool,
     ) -> Result<SandboxList> {
-        let mut spec = sandbox_list::validate(&query)?;
+        let spec = sandbox_list::validate(&query)?;
         if !any_query {
-            let mut items = Vec::new();
-            spec.limit = PAGE_MAX;
-            while items.len() < BARE_LIST_MAX {
-                let rows = self.shared.store.sandbox_list(tenant_id, &filter(&spec)).await?;
-                items.extend(project(&rows, &spec)?);
-                spec.after = rows.last().map(|row| row.id);
-                if rows.len() < PAGE_MAX as usize {
-                    break;
-                }
-            }
-            return Ok(SandboxList::All(items));
+            let rows = self.all_living(tenant_id).await?;
+            return Ok(SandboxList::All(project(&rows, &spec)?));
         }
         // One more than asked for tells whether there are more.
         let filter = SandboxFilter { limit: spec.limit + 1, ..filter(&spec) };
@@ -186,6 +192,22 @@ impl Control {
         Ok(SandboxList::Page(SandboxPage { items: project(&rows, &spec)?, has_next, next_token }))
     }
 
+    /// All sandboxes of a tenant that are not destroyed, newest first.
+    pub(crate) async fn all_living(&self, tenant_id: TenantId) -> Result<Vec<SandboxRow>> {
+        let mut spec = sandbox_list::validate(&SandboxListQuery::default())?;
+        let mut rows = Vec::new();
+        while rows.len() < BARE_LIST_MAX {
+            let page = self.shared.store.sandbox_list(tenant_id, &filter(&spec)).await?;
+            let last = page.len() < PAGE_MAX as usize;
+            spec.after = page.last().map(|row| row.id);
+            rows.extend(page);
+            if last {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
     /// One sandbox, or the fields of it that the query names.
     pub fn sandbox_get(&self, tenant_id: TenantId, id: SandboxId, query: &SandboxGetQuery) -> Result<Value> {
         let fields = query.fields.as_deref().map(sandbox_list::fields).transpose()?;
@@ -194,7 +216,7 @@ impl Control {
     }
 
     /// A sandbox whose end was not asked for yet.
-    fn living(&self, tenant_id: TenantId, id: SandboxId) -> Result<Entry> {
+    pub(crate) fn living(&self, tenant_id: TenantId, id: SandboxId) -> Result<Entry> {
         let entry = self.shared.registry.of_tenant(tenant_id, id)?;
         let gone = {
             let view = entry.view.borrow();
@@ -204,31 +226,12 @@ impl Control {
         if gone { Err(Error::sandbox_not_found(id)) } else { Ok(entry) }
     }
 
-    async fn ask<T>(
-        &self,
-        entry: &Entry,
-        message: impl FnOnce(oneshot::Sender<Result<T>>) -> Message,
-    ) -> Result<T> {
-        let (sender, answer) = oneshot::channel();
-        // A driver that ended meanwhile has nothing left to drive, unless the server stops.
-        let ended = || match self.shared.stop.is_cancelled() {
-            true => stopping(),
-            false => Error::sandbox_not_found(entry.view.borrow().record.row.id),
-        };
-        let asked = async {
-            entry.mailbox.send(message(sender)).await.map_err(|_| ended())?;
-            answer.await.map_err(|_| ended())?
-        };
-        timeout(DECISION_WAIT, asked)
-            .await
-            .map_err(|_| in_progress("the sandbox is busy with another change"))?
-    }
-
     /// Destroys a sandbox, whatever it is doing, and answers when nothing of it is left. Who asks while
     /// another's request is under way waits for the same end.
     pub async fn sandbox_destroy(&self, tenant_id: TenantId, id: SandboxId) -> Result<SandboxDestroyed> {
         let mut entry = self.shared.registry.of_tenant(tenant_id, id)?;
-        self.ask(&entry, |decided| Message::Destroy { decided }).await?;
+        let decided = ask(&self.shared, &entry, |decided| Message::Destroy { decided });
+        within(DECISION_WAIT, BUSY, decided).await?;
         let gone = entry.view.wait_for(|view| view.record.state == State::Destroyed);
         match timeout(DESTROY_WAIT, gone).await {
             Ok(Ok(_)) => Ok(SandboxDestroyed { id, status: SandboxStatus::Destroyed }),
@@ -244,17 +247,25 @@ impl Control {
         id: SandboxId,
         request: SandboxTimeoutSet,
     ) -> Result<SandboxTimeout> {
-        let spec = validate_timeout(request, &self.shared.limits)?;
         let entry = self.living(tenant_id, id)?;
-        self.ask(&entry, |done| Message::SetTimeout { spec, done }).await
+        let auto_resume = entry.view.borrow().record.row.desired.auto_resume;
+        let spec = validate_timeout(request, auto_resume, &self.shared.limits)?;
+        let set = ask(&self.shared, &entry, |done| Message::SetTimeout { spec, done });
+        within(DECISION_WAIT, BUSY, set).await
     }
 
     /// What the sandbox has used lately, newest last; nothing while its machine does not run.
     pub async fn sandbox_metrics(&self, tenant_id: TenantId, id: SandboxId) -> Result<Vec<SandboxMetrics>> {
-        match access::running(&self.shared, tenant_id, id) {
-            Ok(_) => answered(id, self.shared.node.machine_metrics(id).await),
-            Err(error) if error.code == Code::SandboxNotReady => Ok(Vec::new()),
-            Err(error) => Err(error),
+        let record = self.living(tenant_id, id)?.view.borrow().record.clone();
+        match record.state {
+            State::Running { .. } => answered(id, self.shared.node.machine_metrics(id).await),
+            State::Absent
+            | State::Creating { .. }
+            | State::Hibernating { .. }
+            | State::Paused { .. }
+            | State::Resuming { .. }
+            | State::Lost { .. } => Ok(Vec::new()),
+            State::Destroying { .. } | State::Destroyed => Err(Error::sandbox_not_found(id)),
         }
     }
 }

@@ -10,7 +10,7 @@ use nullspace_types::terminal::{TerminalInfo, TerminalResize};
 use nullspace_types::{Code, Error, Result};
 
 use crate::Control;
-use crate::access::{answered, running};
+use crate::access::{answered, awake, usable};
 
 fn missing(what: impl std::fmt::Display) -> Error {
     Error::new(Code::TerminalNotFound, format!("there is no terminal session {what}"))
@@ -25,8 +25,9 @@ impl Control {
         id: SandboxId,
         request: TerminalRequest,
     ) -> Result<TerminalEvents> {
-        running(&self.shared, tenant_id, id)?;
+        let sandbox = usable(&self.shared, tenant_id, id)?;
         let spec = terminal::validate(request, &self.shared.limits)?;
+        sandbox.awake().await?;
         let spec = TerminalSpec {
             session_id: SessionId::new(),
             cols: spec.cols,
@@ -59,7 +60,7 @@ impl Control {
         id: SandboxId,
         session: SessionId,
     ) -> Result<TerminalEvents> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         self.watch(id, session).await
     }
 
@@ -84,8 +85,9 @@ impl Control {
         session: SessionId,
         data: Bytes,
     ) -> Result<()> {
-        running(&self.shared, tenant_id, id)?;
+        let sandbox = usable(&self.shared, tenant_id, id)?;
         terminal::input(&data)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.terminal_write(id, session, data).await)
     }
 
@@ -97,20 +99,21 @@ impl Control {
         session: SessionId,
         size: TerminalResize,
     ) -> Result<()> {
-        running(&self.shared, tenant_id, id)?;
+        let sandbox = usable(&self.shared, tenant_id, id)?;
         terminal::size(size.cols, size.rows)?;
+        sandbox.awake().await?;
         answered(id, self.shared.node.terminal_resize(id, session, size.cols, size.rows).await)
     }
 
     /// Ends a session.
     pub async fn terminal_kill(&self, tenant_id: TenantId, id: SandboxId, session: SessionId) -> Result<()> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         answered(id, self.shared.node.terminal_kill(id, session).await)
     }
 
     /// The sessions that run.
     pub async fn terminal_list(&self, tenant_id: TenantId, id: SandboxId) -> Result<Vec<TerminalInfo>> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         answered(id, self.shared.node.terminal_list(id).await)
     }
 

@@ -13,7 +13,7 @@ use nullspace_types::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::Control;
-use crate::access::{answered, running};
+use crate::access::{answered, awake, usable};
 
 /// What the machine keeps with an upload without knowing what it means.
 #[derive(Serialize, Deserialize)]
@@ -65,9 +65,10 @@ impl Control {
         idempotency_key: Option<String>,
         request: UploadCreate,
     ) -> Result<UploadCreated> {
-        let record = running(&self.shared, tenant_id, id)?;
+        let sandbox = usable(&self.shared, tenant_id, id)?;
         let limits = &self.shared.limits;
-        let request = rules::validate(request, record.row.desired.cwd.as_deref(), limits)?;
+        let request = rules::validate(request, sandbox.record().row.desired.cwd.as_deref(), limits)?;
+        sandbox.awake().await?;
         let kept = SignedDuration::from_secs(i64::from(limits.upload_secs_max));
         let expires_at = self.shared.clock.now().checked_add(kept).map_err(Error::internal)?;
         let label = Label { source_kind: request.source_kind, archive_format: request.archive_format };
@@ -96,7 +97,7 @@ impl Control {
         id: SandboxId,
         upload: UploadId,
     ) -> Result<UploadSession> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         session(answered(id, self.shared.node.upload_get(id, upload).await)?, &self.shared.limits)
     }
 
@@ -110,7 +111,7 @@ impl Control {
         sha256: [u8; 32],
         body: ByteStream,
     ) -> Result<UploadSession> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         let state = answered(id, self.shared.node.upload_part(id, upload, part, sha256, body).await)?;
         session(state, &self.shared.limits)
     }
@@ -123,9 +124,10 @@ impl Control {
         upload: UploadId,
         request: UploadComplete,
     ) -> Result<UploadCompleted> {
-        running(&self.shared, tenant_id, id)?;
+        let sandbox = usable(&self.shared, tenant_id, id)?;
         let whole = request.whole_checksum_sha256;
         let whole = whole.map(|text| rules::sha256("whole_checksum_sha256", &text)).transpose()?;
+        sandbox.awake().await?;
         let published = answered(id, self.shared.node.upload_complete(id, upload, whole).await)?;
         Ok(UploadCompleted {
             session: session(published.upload, &self.shared.limits)?,
@@ -136,7 +138,7 @@ impl Control {
 
     /// Gives an upload up.
     pub async fn upload_abort(&self, tenant_id: TenantId, id: SandboxId, upload: UploadId) -> Result<()> {
-        running(&self.shared, tenant_id, id)?;
+        awake(&self.shared, tenant_id, id).await?;
         answered(id, self.shared.node.upload_abort(id, upload).await).map(drop)
     }
 }

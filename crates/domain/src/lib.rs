@@ -5,6 +5,7 @@
 //! One file per resource; the same file name stands in every other room.
 
 pub mod envs;
+pub mod event;
 pub mod file;
 pub mod lifecycle;
 pub mod limits;
@@ -12,8 +13,11 @@ pub mod path;
 pub mod process;
 pub mod sandbox;
 pub mod sandbox_list;
+pub mod snapshot;
 pub mod status;
 pub mod terminal;
 pub mod upload;
+pub mod webhook;
 
 pub use limits::Limits;
+pub use webhook::WebhookConfig;

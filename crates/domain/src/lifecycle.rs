@@ -8,14 +8,24 @@
 //!
 //! ```text
 //!  Absent ──Create──► Creating ──MachineMade──► Running ──MachineLost──► Lost
-//!                        │ │                       │                      │
-//!              MachineFailed └──Destroy──┐      Destroy                Destroy
-//!                        ▼               ▼         ▼                      │
-//!                    Destroyed ◄── Destroying ◄────┴──────────────────────┘
+//!                        │                      │  ▲  ▲
+//!              MachineFailed            Hibernate  │  └──MachineMade──┐
+//!                        │                      ▼  │CaptureFailed     │
+//!                        ▼                 Hibernating ──Captured──► Paused ◄─MachineFailed─┐
+//!                    Destroyed                                        │                     │
+//!                        ▲                                            └──Resume──► Resuming ┘
+//!                        └── Destroying ◄──Destroy── any of them
 //! ```
+//!
+//! At most one call to the node is under way at any time: it makes a machine, captures it, or ends it. A
+//! sandbox whose end was asked for meanwhile waits for that call, and then ends what it left.
+
+mod step;
 
 use nullspace_types::event::{ActorKind, EventStatus, Operation};
-use nullspace_types::id::IncarnationId;
+use nullspace_types::id::{IncarnationId, SnapshotId};
+
+pub use step::step;
 
 /// Where a sandbox is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +38,8 @@ pub enum State {
         incarnation: IncarnationId,
         /// The generation of a loss that was reported before the making ended.
         lost: Option<u64>,
+        /// How it comes to be.
+        birth: Birth,
     },
     /// Its machine runs.
     Running {
@@ -35,6 +47,39 @@ pub enum State {
         incarnation: IncarnationId,
         /// The newest generation heard of.
         generation: u64,
+        /// The checkpoint that it was last resumed from. It is kept until the next one is there.
+        kept: Option<SnapshotId>,
+    },
+    /// Its machine is being captured, and ended with that.
+    Hibernating {
+        /// The life that pauses.
+        incarnation: IncarnationId,
+        /// The newest generation heard of.
+        generation: u64,
+        /// The generation of a loss that was reported before the capture ended.
+        lost: Option<u64>,
+        /// The checkpoint that is being made.
+        snapshot: SnapshotId,
+        /// The checkpoint before it.
+        kept: Option<SnapshotId>,
+        /// Why it is hibernated.
+        cause: PauseCause,
+    },
+    /// It is on the disk; no machine is there.
+    Paused {
+        /// The life that paused.
+        incarnation: IncarnationId,
+        /// What it goes on from.
+        snapshot: SnapshotId,
+    },
+    /// A machine is being made from its checkpoint.
+    Resuming {
+        /// The life that is beginning.
+        incarnation: IncarnationId,
+        /// What it goes on from.
+        snapshot: SnapshotId,
+        /// The generation of a loss that was reported before the making ended.
+        lost: Option<u64>,
     },
     /// Its machine went away by itself.
     Lost {
@@ -42,18 +87,68 @@ pub enum State {
         incarnation: IncarnationId,
         /// The generation of the loss.
         generation: u64,
+        /// The checkpoint that it was last resumed from.
+        kept: Option<SnapshotId>,
     },
-    /// Its end was decided; its machine may still be there.
+    /// Its end was decided; its machine and checkpoints may still be there.
     Destroying {
         /// The life that is ending.
         incarnation: IncarnationId,
-        /// Whether the call that makes the machine has not ended yet.
-        making: bool,
+        /// Which call to the node is under way.
+        call: Call,
+        /// The checkpoints of its hibernations that may be there.
+        checkpoints: Checkpoints,
         /// Why it ends.
         cause: Cause,
     },
     /// Gone for good.
     Destroyed,
+}
+
+/// The checkpoints of a sandbox's hibernations: the newest, which may still be in the making, and the one
+/// before it.
+pub type Checkpoints = [Option<SnapshotId>; 2];
+
+/// How a sandbox comes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Birth {
+    /// Somebody asked for it, from a template or a snapshot.
+    Create,
+    /// It is a child of a fork. A fork that fails is told of once, by the first of its children.
+    Fork {
+        /// Whether it is the first.
+        first: bool,
+    },
+}
+
+/// The call to the node that a sandbox's end waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// The one that makes its machine.
+    Make,
+    /// The one that captures it.
+    Capture,
+    /// The one that ends it.
+    End,
+}
+
+/// Why a sandbox is hibernated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PauseCause {
+    /// Somebody asked for it.
+    Manual,
+    /// Its time was over.
+    Timeout,
+}
+
+impl PauseCause {
+    /// The `reason` of the events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Timeout => "timeout",
+        }
+    }
 }
 
 /// Why a sandbox ends.
@@ -93,6 +188,8 @@ pub enum Event {
     Create {
         /// The life to begin.
         incarnation: IncarnationId,
+        /// How it comes to be.
+        birth: Birth,
     },
     /// The node made the machine.
     MachineMade {
@@ -113,15 +210,38 @@ pub enum Event {
         /// The generation of this news.
         generation: u64,
     },
-    /// The node ended the machine as it was asked to, or does not have it.
+    /// The node ended the machine and removed the checkpoints as it was asked to, or does not have them.
     MachineGone {
         /// Which life.
+        incarnation: IncarnationId,
+    },
+    /// Somebody asked for it to be hibernated, to a new checkpoint.
+    Hibernate {
+        /// The checkpoint to make.
+        snapshot: SnapshotId,
+    },
+    /// The checkpoint is on the disk, and the machine is ended.
+    Captured {
+        /// Which checkpoint.
+        snapshot: SnapshotId,
+    },
+    /// There is no such checkpoint, and the machine goes on if it is still there.
+    CaptureFailed {
+        /// Which checkpoint.
+        snapshot: SnapshotId,
+    },
+    /// Somebody asked for it to go on, or used it.
+    Resume {
+        /// The life to begin if it is paused.
         incarnation: IncarnationId,
     },
     /// Somebody asked for its end.
     Destroy,
     /// Its time is over.
-    Expire,
+    Expire {
+        /// The checkpoint to make if it is to be hibernated; none if it is to be destroyed.
+        hibernate: Option<SnapshotId>,
+    },
     /// Somebody set its window anew.
     SetTimeout,
     /// The server begins again: no call to the node is under way any more.
@@ -146,10 +266,15 @@ pub enum Action {
     FreeKey,
     /// Ask the node for the machine; the answer comes as `MachineMade` or `MachineFailed`.
     MakeMachine(IncarnationId),
-    /// Tell the node to end what it is making, so that the answer to `MakeMachine` comes soon.
-    CancelMake(IncarnationId),
-    /// Tell the node to end the machine; the answer comes as `MachineGone`.
-    EndMachine(IncarnationId),
+    /// Ask the node to hibernate the machine to this checkpoint; the answer comes as `Captured` or
+    /// `CaptureFailed`. Asked again, the node answers the checkpoint that is there.
+    Capture(SnapshotId),
+    /// The call under way is to end soon, whatever comes of it.
+    Cancel,
+    /// Tell the node to end the machine, then to remove the checkpoints; the answer comes as `MachineGone`.
+    End(IncarnationId, Checkpoints),
+    /// Remove a checkpoint that nothing needs any more, once the change is written.
+    Drop(SnapshotId),
 }
 
 /// An event that does not fit the state. The state stays as it is.
@@ -161,240 +286,15 @@ pub enum Rejected {
     /// There is none, or none any more.
     #[error("the sandbox does not exist")]
     Gone,
-    /// Its machine is still being made.
-    #[error("the sandbox is still being created")]
-    NotReady,
+    /// It does not run now: it is being created, hibernated or resumed, or is paused.
+    #[error("the sandbox does not run")]
+    NotRunning,
     /// Its machine is lost.
     #[error("the sandbox's machine is lost")]
     MachineLost,
     /// The news is of another life, or older than what is known.
     #[error("the report is stale")]
     Stale,
-}
-
-const fn record(
-    operation: Operation,
-    status: EventStatus,
-    actor: ActorKind,
-    reason: Option<&'static str>,
-) -> Action {
-    Action::Record { operation, status, actor, reason }
-}
-
-const CREATED: Action = record(Operation::Create, EventStatus::Succeeded, ActorKind::User, Some("api"));
-const CREATE_FAILED: Action = record(Operation::Create, EventStatus::Failed, ActorKind::User, Some("api"));
-
-const fn actor_of(cause: Cause) -> ActorKind {
-    match cause {
-        Cause::Manual => ActorKind::User,
-        Cause::Timeout | Cause::CreateFailed => ActorKind::System,
-    }
-}
-
-const fn destroy_requested(cause: Cause) -> Action {
-    record(Operation::Destroy, EventStatus::Requested, actor_of(cause), Some(cause.as_str()))
-}
-
-/// What is recorded when the last of a sandbox is gone. One that never came to be was recorded as a
-/// failed create already.
-fn ended(cause: Cause) -> Vec<Action> {
-    match cause {
-        Cause::Manual | Cause::Timeout => {
-            vec![record(Operation::Destroy, EventStatus::Succeeded, actor_of(cause), Some(cause.as_str()))]
-        }
-        Cause::CreateFailed => vec![],
-    }
-}
-
-const EXPIRED: Action = record(
-    Operation::TimeoutExpired,
-    EventStatus::Succeeded,
-    ActorKind::System,
-    Some(Cause::Timeout.as_str()),
-);
-
-/// The next state and what is to be done, or why the event does not fit.
-pub fn step(state: State, event: Event) -> Result<(State, Vec<Action>), Rejected> {
-    match state {
-        State::Absent => from_absent(event),
-        State::Creating { incarnation, lost } => from_creating(incarnation, lost, event),
-        State::Running { incarnation, generation } => from_running(incarnation, generation, event),
-        State::Lost { incarnation, generation } => from_lost(incarnation, generation, event),
-        State::Destroying { incarnation, making, cause } => {
-            from_destroying(incarnation, making, cause, event)
-        }
-        State::Destroyed => from_destroyed(event),
-    }
-}
-
-fn from_absent(event: Event) -> Result<(State, Vec<Action>), Rejected> {
-    match event {
-        Event::Create { incarnation } => {
-            Ok((State::Creating { incarnation, lost: None }, vec![Action::MakeMachine(incarnation)]))
-        }
-        Event::MachineMade { .. }
-        | Event::MachineFailed { .. }
-        | Event::MachineLost { .. }
-        | Event::MachineGone { .. } => Err(Rejected::Stale),
-        Event::Destroy | Event::Expire | Event::SetTimeout | Event::Restart => Err(Rejected::Gone),
-    }
-}
-
-fn from_creating(
-    incarnation: IncarnationId,
-    lost: Option<u64>,
-    event: Event,
-) -> Result<(State, Vec<Action>), Rejected> {
-    match event {
-        Event::Create { .. } => Err(Rejected::Exists),
-        Event::MachineMade { incarnation: of, generation } if of == incarnation => match lost {
-            // It came and went before anybody heard of it. The node is told all the same: to end a
-            // machine twice is harmless, to forget one is not.
-            Some(lost) if lost >= generation => Ok((
-                State::Destroying { incarnation, making: false, cause: Cause::CreateFailed },
-                vec![CREATE_FAILED, Action::FreeKey, Action::EndMachine(incarnation)],
-            )),
-            Some(_) | None => Ok((State::Running { incarnation, generation }, vec![CREATED])),
-        },
-        Event::MachineFailed { incarnation: of } if of == incarnation => {
-            Ok((State::Destroyed, vec![CREATE_FAILED, Action::FreeKey]))
-        }
-        Event::MachineLost { incarnation: of, generation } if of == incarnation => Ok((
-            State::Creating { incarnation, lost: Some(lost.map_or(generation, |old| old.max(generation))) },
-            vec![],
-        )),
-        Event::MachineMade { .. }
-        | Event::MachineFailed { .. }
-        | Event::MachineLost { .. }
-        | Event::MachineGone { .. } => Err(Rejected::Stale),
-        Event::Destroy => Ok((
-            State::Destroying { incarnation, making: true, cause: Cause::Manual },
-            vec![
-                CREATE_FAILED,
-                destroy_requested(Cause::Manual),
-                Action::FreeKey,
-                Action::CancelMake(incarnation),
-            ],
-        )),
-        // The window is counted from when it runs.
-        Event::Expire | Event::SetTimeout => Err(Rejected::NotReady),
-        // The same life again: the node answers a repeated request with the same machine.
-        Event::Restart => {
-            Ok((State::Creating { incarnation, lost: None }, vec![Action::MakeMachine(incarnation)]))
-        }
-    }
-}
-
-fn set_timeout(state: State) -> Result<(State, Vec<Action>), Rejected> {
-    Ok((
-        state,
-        vec![
-            record(Operation::TimeoutUpdated, EventStatus::Requested, ActorKind::User, Some("api")),
-            record(Operation::TimeoutUpdated, EventStatus::Succeeded, ActorKind::User, Some("api")),
-        ],
-    ))
-}
-
-fn end(incarnation: IncarnationId, cause: Cause) -> (State, Vec<Action>) {
-    let mut actions = match cause {
-        Cause::Timeout => vec![EXPIRED],
-        Cause::Manual | Cause::CreateFailed => vec![],
-    };
-    actions.extend([destroy_requested(cause), Action::EndMachine(incarnation)]);
-    (State::Destroying { incarnation, making: false, cause }, actions)
-}
-
-fn from_running(
-    incarnation: IncarnationId,
-    generation: u64,
-    event: Event,
-) -> Result<(State, Vec<Action>), Rejected> {
-    match event {
-        Event::Create { .. } => Err(Rejected::Exists),
-        // A report is news only if it is of this life and newer than what is known.
-        Event::MachineLost { incarnation: of, generation: now } if of == incarnation && now > generation => {
-            Ok((
-                State::Lost { incarnation, generation: now },
-                vec![record(
-                    Operation::Reconcile,
-                    EventStatus::Succeeded,
-                    ActorKind::Reconcile,
-                    Some("machine_lost"),
-                )],
-            ))
-        }
-        Event::MachineMade { .. }
-        | Event::MachineFailed { .. }
-        | Event::MachineLost { .. }
-        | Event::MachineGone { .. } => Err(Rejected::Stale),
-        Event::Destroy => Ok(end(incarnation, Cause::Manual)),
-        Event::Expire => Ok(end(incarnation, Cause::Timeout)),
-        Event::SetTimeout => set_timeout(State::Running { incarnation, generation }),
-        Event::Restart => Ok((State::Running { incarnation, generation }, vec![])),
-    }
-}
-
-fn from_lost(
-    incarnation: IncarnationId,
-    generation: u64,
-    event: Event,
-) -> Result<(State, Vec<Action>), Rejected> {
-    match event {
-        Event::Create { .. } => Err(Rejected::Exists),
-        Event::MachineMade { .. }
-        | Event::MachineFailed { .. }
-        | Event::MachineLost { .. }
-        | Event::MachineGone { .. } => Err(Rejected::Stale),
-        Event::Destroy => Ok(end(incarnation, Cause::Manual)),
-        Event::Expire => Ok(end(incarnation, Cause::Timeout)),
-        Event::SetTimeout => Err(Rejected::MachineLost),
-        Event::Restart => Ok((State::Lost { incarnation, generation }, vec![])),
-    }
-}
-
-fn from_destroying(
-    incarnation: IncarnationId,
-    making: bool,
-    cause: Cause,
-    event: Event,
-) -> Result<(State, Vec<Action>), Rejected> {
-    let state = State::Destroying { incarnation, making, cause };
-    match event {
-        Event::Create { .. } => Err(Rejected::Exists),
-        // The making won the race against its cancelling.
-        Event::MachineMade { incarnation: of, .. } if of == incarnation && making => Ok((
-            State::Destroying { incarnation, making: false, cause },
-            vec![Action::EndMachine(incarnation)],
-        )),
-        Event::MachineFailed { incarnation: of } if of == incarnation && making => {
-            Ok((State::Destroyed, ended(cause)))
-        }
-        Event::MachineGone { incarnation: of } if of == incarnation && !making => {
-            Ok((State::Destroyed, ended(cause)))
-        }
-        Event::MachineMade { .. }
-        | Event::MachineFailed { .. }
-        | Event::MachineLost { .. }
-        | Event::MachineGone { .. } => Err(Rejected::Stale),
-        // Whoever asks again waits for the same end.
-        Event::Destroy => Ok((state, vec![])),
-        Event::Expire | Event::SetTimeout => Err(Rejected::Gone),
-        Event::Restart => Ok((
-            State::Destroying { incarnation, making: false, cause },
-            vec![Action::EndMachine(incarnation)],
-        )),
-    }
-}
-
-fn from_destroyed(event: Event) -> Result<(State, Vec<Action>), Rejected> {
-    match event {
-        Event::Create { .. } => Err(Rejected::Exists),
-        Event::MachineMade { .. }
-        | Event::MachineFailed { .. }
-        | Event::MachineLost { .. }
-        | Event::MachineGone { .. } => Err(Rejected::Stale),
-        Event::Destroy | Event::Expire | Event::SetTimeout | Event::Restart => Err(Rejected::Gone),
-    }
 }
 
 #[cfg(test)]

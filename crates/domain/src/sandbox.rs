@@ -31,6 +31,8 @@ pub struct SandboxSpec {
     pub timeout_ms: u64,
     /// What happens at the end of it.
     pub timeout_action: TimeoutAction,
+    /// Whether it wakes by itself when it is used while it is paused.
+    pub auto_resume: bool,
     /// Environment of every process.
     pub envs: Envs,
     /// The user's own data.
@@ -60,11 +62,17 @@ fn window(value: i64, limits: &Limits) -> Result<u64> {
     u64::try_from(value).map_err(Error::internal)
 }
 
+pub(crate) fn window_or_default(value: Option<i64>, limits: &Limits) -> Result<u64> {
+    match value {
+        Some(value) => window(value, limits),
+        None => Ok(limits.timeout_ms_default.min(limits.timeout_ms_max)),
+    }
+}
+
 /// Refuses what the contract has and this server does not, before anything else is judged: to correct
 /// a value in a request that cannot be served would be lost effort.
-fn refuse_missing_features(request: &SandboxCreate) -> Result<()> {
+pub(crate) fn refuse_missing_features(request: &SandboxCreate) -> Result<()> {
     let missing = [
-        (request.snapshot_id.is_some(), "creating from a snapshot (snapshot_id)"),
         (request.volumes.as_ref().is_some_and(|volumes| !volumes.is_empty()), "mounting volumes (volumes)"),
         (request.desktop.is_some(), "a desktop (desktop)"),
         (request.warm_pool.is_some(), "taking from a warm pool (warm_pool)"),
@@ -76,7 +84,8 @@ fn refuse_missing_features(request: &SandboxCreate) -> Result<()> {
     }
 }
 
-fn timeout_action(request: &SandboxCreate) -> Result<TimeoutAction> {
+/// What happens at the end of the window, and whether the sandbox wakes by itself.
+pub(crate) fn timeout(request: &SandboxCreate) -> Result<(TimeoutAction, bool)> {
     let from_policy = request.lifecycle.map(|policy| match policy.on_timeout {
         OnTimeout::Destroy => TimeoutAction::Destroy,
         OnTimeout::Pause => TimeoutAction::Hibernate,
@@ -91,20 +100,11 @@ fn timeout_action(request: &SandboxCreate) -> Result<TimeoutAction> {
         (Some(action), _) | (None, Some(action)) => action,
         (None, None) => TimeoutAction::Destroy,
     };
-    if request.auto_resume == Some(true) {
-        if action != TimeoutAction::Hibernate {
-            return Err(Error::invalid("auto_resume needs timeout_action \"hibernate\""));
-        }
-        return Err(Error::not_implemented("resuming by itself (auto_resume)"));
+    let auto_resume = request.auto_resume.unwrap_or(false);
+    if auto_resume && action != TimeoutAction::Hibernate {
+        return Err(Error::invalid("auto_resume needs timeout_action \"hibernate\""));
     }
-    refuse_hibernate(action)
-}
-
-fn refuse_hibernate(action: TimeoutAction) -> Result<TimeoutAction> {
-    match action {
-        TimeoutAction::Destroy => Ok(action),
-        TimeoutAction::Hibernate => Err(Error::not_implemented("hibernating on timeout (timeout_action)")),
-    }
+    Ok((action, auto_resume))
 }
 
 fn template(name: Option<&str>) -> Result<String> {
@@ -123,7 +123,7 @@ fn template(name: Option<&str>) -> Result<String> {
     Ok(name.to_owned())
 }
 
-fn metadata(given: Map<String, Value>, limits: &Limits) -> Result<Map<String, Value>> {
+pub(crate) fn metadata(given: Map<String, Value>, limits: &Limits) -> Result<Map<String, Value>> {
     if let Some(key) = METADATA_KEYS_RESERVED.iter().find(|key| given.contains_key(**key)) {
         return Err(Error::invalid(format!("metadata: the key {key:?} is written by the server alone")));
     }
@@ -137,10 +137,10 @@ fn metadata(given: Map<String, Value>, limits: &Limits) -> Result<Map<String, Va
     Ok(given)
 }
 
-/// Judges a request.
+/// Judges a request for a sandbox from a template.
 pub fn validate(request: SandboxCreate, limits: &Limits) -> Result<SandboxSpec> {
     refuse_missing_features(&request)?;
-    let timeout_action = timeout_action(&request)?;
+    let (timeout_action, auto_resume) = timeout(&request)?;
     let vcpus = size("vcpus", request.vcpus.unwrap_or(i64::from(VCPUS_DEFAULT)), 1, limits.vcpus_max)?;
     let memory_default = i64::from(MEMORY_MB_DEFAULT.max(limits.memory_mb_min));
     let memory_mb = size(
@@ -153,10 +153,7 @@ pub fn validate(request: SandboxCreate, limits: &Limits) -> Result<SandboxSpec> 
         .disk_mb
         .map(|disk_mb| size("disk_mb", disk_mb, limits.disk_mb_min, limits.disk_mb_max))
         .transpose()?;
-    let timeout_ms = match request.timeout_ms {
-        Some(timeout_ms) => window(timeout_ms, limits)?,
-        None => limits.timeout_ms_default.min(limits.timeout_ms_max),
-    };
+    let timeout_ms = window_or_default(request.timeout_ms, limits)?;
     let envs = request.envs.unwrap_or_default();
     envs::check("envs", &envs, limits.envs_bytes_max)?;
     Ok(SandboxSpec {
@@ -166,6 +163,7 @@ pub fn validate(request: SandboxCreate, limits: &Limits) -> Result<SandboxSpec> 
         disk_mb,
         timeout_ms,
         timeout_action,
+        auto_resume,
         envs,
         metadata: metadata(request.metadata.unwrap_or_default(), limits)?,
         cwd: request.cwd.map(|cwd| path::working_directory("cwd", &cwd)).transpose()?,
@@ -182,11 +180,21 @@ pub struct TimeoutSpec {
     pub timeout_action: Option<TimeoutAction>,
 }
 
-/// Judges a new window.
-pub fn validate_timeout(request: SandboxTimeoutSet, limits: &Limits) -> Result<TimeoutSpec> {
+/// Judges a new window for a sandbox that wakes by itself, or does not.
+pub fn validate_timeout(
+    request: SandboxTimeoutSet,
+    auto_resume: bool,
+    limits: &Limits,
+) -> Result<TimeoutSpec> {
+    if auto_resume && request.timeout_action == Some(TimeoutAction::Destroy) {
+        return Err(Error::invalid(
+            "timeout_action cannot be \"destroy\": the sandbox was created with auto_resume, which needs \
+             \"hibernate\"",
+        ));
+    }
     Ok(TimeoutSpec {
         timeout_ms: window(request.timeout_ms, limits)?,
-        timeout_action: request.timeout_action.map(refuse_hibernate).transpose()?,
+        timeout_action: request.timeout_action,
     })
 }
 

@@ -52,18 +52,32 @@ fn each_bound_names_field_bounds_and_value() {
 #[test]
 fn what_does_not_exist_yet_is_said_to_be_not_implemented() {
     for body in [
-        json!({"snapshot_id": "snap_1"}),
         json!({"volumes": [{}]}),
         json!({"desktop": {}}),
         json!({"warm_pool": {"mode": "prefer"}}),
         json!({"network": {"deny_out": []}}),
-        json!({"timeout_action": "hibernate"}),
-        json!({"lifecycle": {"on_timeout": "pause"}}),
-        json!({"auto_resume": true, "lifecycle": {"on_timeout": "pause"}}),
     ] {
         assert_eq!(judge(body.clone()).unwrap_err().code, Code::NotImplemented, "{body}");
     }
     assert!(judge(json!({"volumes": [], "network": {}})).is_ok());
+}
+
+#[test]
+fn a_sandbox_may_hibernate_at_its_timeout_and_then_wake_by_itself_for_good() {
+    for body in [json!({"timeout_action": "hibernate"}), json!({"lifecycle": {"on_timeout": "pause"}})] {
+        let spec = judge(body).unwrap();
+        assert_eq!((spec.timeout_action, spec.auto_resume), (TimeoutAction::Hibernate, false));
+    }
+    let body = json!({"auto_resume": true, "lifecycle": {"on_timeout": "pause"}});
+    assert!(judge(body).unwrap().auto_resume);
+    let set = |timeout_action, auto_resume| {
+        let request = SandboxTimeoutSet { timeout_ms: 1, timeout_action };
+        validate_timeout(request, auto_resume, &Limits::default())
+    };
+    let refused = set(Some(TimeoutAction::Destroy), true).unwrap_err();
+    assert!(refused.code == Code::InvalidRequest && refused.message.contains("auto_resume"), "{refused}");
+    assert!(set(Some(TimeoutAction::Destroy), false).is_ok());
+    assert!(set(Some(TimeoutAction::Hibernate), true).is_ok() && set(None, true).is_ok());
 }
 
 #[test]

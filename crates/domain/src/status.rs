@@ -7,6 +7,8 @@ use nullspace_types::sandbox::SandboxStatus;
 pub enum Desired {
     /// That it runs.
     Running,
+    /// That it is hibernated.
+    Paused,
     /// That it is gone.
     Destroyed,
 }
@@ -18,6 +20,8 @@ pub enum Observed {
     Creating,
     /// It runs.
     Running,
+    /// It is on the disk, and no machine is there.
+    Paused,
     /// It went away by itself.
     Lost,
     /// It was ended, and nothing of it is left.
@@ -25,13 +29,22 @@ pub enum Observed {
 }
 
 /// The status that callers see. A sandbox whose end was asked for is gone for its users at once, however
-/// long its machine takes to end: nothing can be done with it any more.
+/// long its machine takes to end: nothing can be done with it any more. One that is being hibernated is
+/// running until it is paused, and one that is being resumed is paused until it runs: who finds it paused
+/// resumes it, and waits for the same machine.
 pub const fn shown(desired: Desired, observed: Observed) -> SandboxStatus {
     match (desired, observed) {
-        (Desired::Destroyed, Observed::Creating | Observed::Running | Observed::Lost | Observed::Gone)
-        | (Desired::Running, Observed::Gone) => SandboxStatus::Destroyed,
+        (
+            Desired::Destroyed,
+            Observed::Creating | Observed::Running | Observed::Paused | Observed::Lost | Observed::Gone,
+        )
+        | (Desired::Running | Desired::Paused, Observed::Gone) => SandboxStatus::Destroyed,
         (Desired::Running, Observed::Creating) => SandboxStatus::Creating,
-        (Desired::Running, Observed::Running) => SandboxStatus::Running,
-        (Desired::Running, Observed::Lost) => SandboxStatus::Error,
+        (Desired::Running | Desired::Paused, Observed::Running) => SandboxStatus::Running,
+        (Desired::Running | Desired::Paused, Observed::Paused) => SandboxStatus::Paused,
+        // One that was never seen to run cannot be hibernated.
+        (Desired::Running | Desired::Paused, Observed::Lost) | (Desired::Paused, Observed::Creating) => {
+            SandboxStatus::Error
+        }
     }
 }

@@ -60,9 +60,12 @@ pub struct AdoptRequest {
     /// the line of the .pub file
     #[prost(string, tag = "12")]
     pub ssh_host_key_public: ::prost::alloc::string::String,
+    /// the same sandbox goes on: names, identifiers and keys stay, entropy and clock do not
+    #[prost(bool, tag = "13")]
+    pub resumed: bool,
 }
 /// Each part is true when it was done and verified.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AdoptReply {
     #[prost(bool, tag = "1")]
     pub clock: bool,
@@ -85,11 +88,50 @@ pub struct AdoptReply {
     pub duration_us: u64,
     #[prost(bool, tag = "10")]
     pub ssh_host_key: bool,
+    /// in the order they ran; none at a first adoption
+    #[prost(message, repeated, tag = "11")]
+    pub hooks: ::prost::alloc::vec::Vec<HookOutcome>,
+}
+/// A program of `/etc/nullspace/after-restore.d`. That one fails does not undo the adoption.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HookOutcome {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// 124: it was killed when its time was over
+    #[prost(int32, tag = "2")]
+    pub exit_code: i32,
+    /// the last 4 KiB of both its outputs
+    #[prost(string, tag = "3")]
+    pub output: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SyncRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SyncReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FreezeRequest {
+    #[prost(string, tag = "1")]
+    pub freeze_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FreezeReply {
+    #[prost(bool, tag = "1")]
+    pub frozen: bool,
+    /// why not
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ThawRequest {
+    /// empty: whichever it was
+    #[prost(string, tag = "1")]
+    pub freeze_id: ::prost::alloc::string::String,
+    /// Wall clock at sending, or 0. A machine's clock stands still with it, and is set forward to this.
+    #[prost(uint64, tag = "2")]
+    pub unix_time_ns: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ThawReply {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShutdownRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1264,6 +1306,53 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Sync"));
             self.inner.unary(req, path, codec).await
         }
+        /// Has every process of the sandbox stand still, for at most 20 seconds of the machine's own time: between
+        /// a capture and the adoption of what is restored from it none may draw from the kernel's generator. Starts
+        /// wait meanwhile; everything else goes on. When they do not all stand still within half a second, they go
+        /// on and the answer says why. Adopt ends it when it has done everything else.
+        pub async fn freeze(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FreezeRequest>,
+        ) -> std::result::Result<tonic::Response<super::FreezeReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Freeze",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Freeze"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Has them go on. Idempotent; one that names another Freeze than the last does nothing.
+        pub async fn thaw(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ThawRequest>,
+        ) -> std::result::Result<tonic::Response<super::ThawReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Thaw",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Thaw"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Stops processes, flushes, and powers the machine off.
         pub async fn shutdown(
             &mut self,
@@ -2088,6 +2177,19 @@ pub mod agent_server {
             &self,
             request: tonic::Request<super::SyncRequest>,
         ) -> std::result::Result<tonic::Response<super::SyncReply>, tonic::Status>;
+        /// Has every process of the sandbox stand still, for at most 20 seconds of the machine's own time: between
+        /// a capture and the adoption of what is restored from it none may draw from the kernel's generator. Starts
+        /// wait meanwhile; everything else goes on. When they do not all stand still within half a second, they go
+        /// on and the answer says why. Adopt ends it when it has done everything else.
+        async fn freeze(
+            &self,
+            request: tonic::Request<super::FreezeRequest>,
+        ) -> std::result::Result<tonic::Response<super::FreezeReply>, tonic::Status>;
+        /// Has them go on. Idempotent; one that names another Freeze than the last does nothing.
+        async fn thaw(
+            &self,
+            request: tonic::Request<super::ThawRequest>,
+        ) -> std::result::Result<tonic::Response<super::ThawReply>, tonic::Status>;
         /// Stops processes, flushes, and powers the machine off.
         async fn shutdown(
             &self,
@@ -2539,6 +2641,92 @@ pub mod agent_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SyncSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/Freeze" => {
+                    #[allow(non_camel_case_types)]
+                    struct FreezeSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::FreezeRequest>
+                    for FreezeSvc<T> {
+                        type Response = super::FreezeReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FreezeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::freeze(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FreezeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/Thaw" => {
+                    #[allow(non_camel_case_types)]
+                    struct ThawSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::ThawRequest>
+                    for ThawSvc<T> {
+                        type Response = super::ThawReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ThawRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::thaw(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ThawSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

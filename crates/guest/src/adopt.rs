@@ -1,5 +1,11 @@
 //! Makes a clone its own machine: clock, entropy, names, identifiers, SSH host key, disk size.
 //!
+//! A machine that was captured after its adoption goes through all of it again after each restore; one
+//! that goes on as the same sandbox keeps its names, identifiers and keys, and whatever its owner has made
+//! of them. Entropy is credited and the kernel's generator is reseeded: that raises the generation which
+//! every processor's own generator compares before it gives out anything, so from then on no call draws
+//! what the captured machine draws.
+//!
 //! Every part is read back before it is confirmed. This is the hot path of a create, and under
 //! emulation each page of code that runs here first must be translated; so nothing is written that
 //! has the right value already, the files written are on a memory file system (`boot::identity` has
@@ -20,6 +26,9 @@ use crate::console::say;
 
 /// How far the clock may be from what was set when it is read back.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
+/// How far a clock may be behind after a pause: less than what a call's way may take is not worth a step.
+const CLOCK_SLACK: Duration = Duration::from_millis(2);
 
 /// More than any file has that says which machine this is.
 const SMALL: usize = 1024;
@@ -48,16 +57,18 @@ pub const ENTROPY_MIN: usize = 32;
 pub const ENTROPY_MAX: usize = 512;
 
 /// Does all parts that need PID 1's rights; a part that fails is said on the console and is false in
-/// the reply.
-pub async fn adopt(request: &pb::AdoptRequest) -> pb::AdoptReply {
+/// the reply. `arrived`: when the request did. `before`: the host name of the adoption before, if there was
+/// one.
+pub async fn adopt(request: &pb::AdoptRequest, arrived: Instant, before: Option<&str>) -> pb::AdoptReply {
     let started = Instant::now();
+    let kept = request.resumed;
     let mut reply = pb::AdoptReply {
-        clock: done("clock", set_clock(request.unix_time_ns)),
+        clock: done("clock", set_clock(request.unix_time_ns, arrived)),
         entropy: done("entropy", add_entropy(&request.entropy)),
-        hostname: done("hostname", set_hostname(&request.hostname)),
-        machine_id: done("machine_id", set_machine_id(&request.machine_id)),
-        boot_id: done("boot_id", set_boot_id(&request.boot_id)),
-        ssh_host_key: done("ssh_host_key", set_ssh_host_key(request)),
+        hostname: kept || done("hostname", set_hostname(&request.hostname, before)),
+        machine_id: kept || done("machine_id", set_machine_id(&request.machine_id)),
+        boot_id: kept || done("boot_id", set_boot_id(&request.boot_id)),
+        ssh_host_key: kept || done("ssh_host_key", set_ssh_host_key(request)),
         ..Default::default()
     };
     let grown = disk::grow(request.disk_bytes, RESIZE_WAIT).await;
@@ -76,14 +87,29 @@ fn done(part: &str, result: io::Result<()>) -> bool {
     }
 }
 
-fn set_clock(unix_time_ns: u64) -> io::Result<()> {
-    let wanted = Duration::from_nanos(unix_time_ns);
+/// The time at sending was right when the request came; under emulation it may be long ago.
+fn set_clock(unix_time_ns: u64, arrived: Instant) -> io::Result<()> {
+    let wanted = Duration::from_nanos(unix_time_ns).saturating_add(arrived.elapsed());
     clock_settime(ClockId::CLOCK_REALTIME, wanted.into())?;
     let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
     if now.abs_diff(wanted) > CLOCK_TOLERANCE {
         return Err(io::Error::other(format!("is {now:?} after it was set to {wanted:?}")));
     }
     Ok(())
+}
+
+/// Sets a clock that stood still forward; one that is right, or ahead, stays.
+pub fn catch_up(unix_time_ns: u64, arrived: Instant) {
+    let behind = || {
+        let wanted = Duration::from_nanos(unix_time_ns).saturating_add(arrived.elapsed());
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
+        Ok::<_, io::Error>(wanted.saturating_sub(now) > CLOCK_SLACK)
+    };
+    let caught_up =
+        behind().and_then(|behind| if behind { set_clock(unix_time_ns, arrived) } else { Ok(()) });
+    if let Err(error) = caught_up {
+        say!("the clock could not be set after a pause: {error}");
+    }
 }
 
 fn add_entropy(entropy: &[u8]) -> io::Result<()> {
@@ -104,20 +130,44 @@ fn add_entropy(entropy: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn set_hostname(name: &str) -> io::Result<()> {
+fn set_hostname(name: &str, before: Option<&str>) -> io::Result<()> {
     nix::unistd::sethostname(name)?;
     if nix::unistd::gethostname()? != name {
         return Err(io::Error::other("the kernel has another name"));
     }
     replace(identity::HOSTNAME, &format!("{name}\n"))?;
-    let line = format!("127.0.1.1 {name}\n");
-    let mut hosts = OpenOptions::new().append(true).create(true).open(identity::HOSTS)?;
-    hosts.write_all(line.as_bytes())?;
-    let text = std::fs::read_to_string(identity::HOSTS)?;
-    if !text.ends_with(&line) {
+    let line = host_line(name);
+    match before {
+        None => {
+            let mut hosts = OpenOptions::new().append(true).create(true).open(identity::HOSTS)?;
+            hosts.write_all(line.as_bytes())?;
+        }
+        Some(before) => {
+            let text = renamed(&std::fs::read_to_string(identity::HOSTS)?, before, name);
+            let hosts = OpenOptions::new().write(true).open(identity::HOSTS)?;
+            hosts.write_all_at(text.as_bytes(), 0)?;
+            hosts.set_len(text.len() as u64)?;
+        }
+    }
+    if !std::fs::read_to_string(identity::HOSTS)?.ends_with(&line) {
         return Err(io::Error::other(format!("{} does not hold it", identity::HOSTS)));
     }
     Ok(())
+}
+
+/// The line of `/etc/hosts` by which the machine finds itself.
+fn host_line(name: &str) -> String {
+    format!("127.0.1.1 {name}\n")
+}
+
+/// The hosts, with the line of the name before gone and that of the new one at the end.
+fn renamed(hosts: &str, before: &str, name: &str) -> String {
+    let (old, new) = (host_line(before), host_line(name));
+    let mut text: String = hosts.split_inclusive('\n').filter(|line| *line != old && *line != new).collect();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text + &new
 }
 
 fn set_machine_id(id: &str) -> io::Result<()> {
@@ -220,6 +270,15 @@ mod tests {
             ssh_host_key_public: "public".into(),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_new_host_name_takes_the_place_of_the_one_before_and_of_nothing_else() {
+        let hosts = "127.0.0.1 localhost\n127.0.1.1 old\n127.0.1.1 older\n10.0.0.9 old";
+        let renamed_once = "127.0.0.1 localhost\n127.0.1.1 older\n10.0.0.9 old\n127.0.1.1 new\n";
+        assert_eq!(renamed(hosts, "old", "new"), renamed_once);
+        assert_eq!(renamed(renamed_once, "old", "new"), renamed_once);
+        assert_eq!(renamed("", "old", "new"), "127.0.1.1 new\n");
     }
 
     #[test]

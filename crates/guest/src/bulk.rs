@@ -76,6 +76,11 @@ impl Tickets {
         }
     }
 
+    /// Forgets all that wait: the calls and the connections of a machine that this one is no more.
+    pub fn forget(&self) {
+        self.0.lock().expect("no holder panics").clear();
+    }
+
     /// Brings a connection to its call, or has it wait for it.
     fn arrived(&self, ticket: Ticket, stream: tokio::net::TcpStream) {
         // One too many is closed; its call then learns that it did not come.

@@ -3,7 +3,8 @@
 //! Started by the kernel as PID 1 it boots the machine (`boot`), serves the protocol of
 //! `nullspace-guest-proto` to the node at the other end of the link (`serve`, `service`), reaps every
 //! process (`process::reaper`) and ends the machine (`power`). Started with `--hosted ADDRESS TOKEN
-//! [DIRECTORY]` it only serves, for tests.
+//! [DIRECTORY [GROUPS]]` it only serves, for tests; its logs are in that directory, and its hooks below it,
+//! and what it starts is in control groups that it makes in the other.
 //!
 //! One thread does all the work, with others for file work that may take long (`mounts`). Deliberately
 //! absent: any configuration, any log beyond the console, any call out of the machine, and any program
@@ -15,6 +16,9 @@ mod boot;
 mod bulk;
 mod console;
 mod file;
+mod freezer;
+mod hooks;
+mod links;
 mod metrics;
 mod mounts;
 mod path;
@@ -29,7 +33,7 @@ mod watch;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,15 +46,22 @@ use tokio::sync::mpsc;
 
 use bulk::Tickets;
 use console::say;
+use freezer::Freezer;
+use hooks::Hooks;
+use links::Links;
+use mounts::Mounts;
 use power::Stop;
 use process::children::Children;
 use process::{reaper, table::Table};
+use service::adoption::Adoption;
 use service::{Place, Service};
 use terminal::sessions::Sessions;
 use token::Tokens;
 
 /// Records of processes that outgrow memory.
 const LOGS: &str = "/var/lib/nullspace/logs";
+/// Hooks of an agent that is hosted, in its directory.
+const HOSTED_HOOKS: &str = "after-restore.d";
 /// A link that is silent for so long is asked whether it is there, and again, and is closed after so many
 /// times without an answer.
 const KEEPALIVE_SECONDS: u32 = 15;
@@ -63,8 +74,8 @@ const THREADS: usize = 128;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--hosted", address, token, ref rest @ ..] if rest.len() <= 1 => {
-            hosted(address, token, rest.first().copied())
+        ["--hosted", address, token, ref rest @ ..] if rest.len() <= 2 => {
+            hosted(address, token, rest.first().copied(), rest.get(1).map(Path::new))
         }
         _ if std::process::id() == 1 => {
             let failed = machine();
@@ -76,7 +87,7 @@ fn main() -> ExitCode {
             failed
         }
         _ => Err(io::Error::other(
-            "usage: nullspace-guest --hosted ADDRESS TOKEN [DIRECTORY]; or run it as PID 1",
+            "usage: nullspace-guest --hosted ADDRESS TOKEN [DIRECTORY [GROUPS]]; or run it as PID 1",
         )),
     };
     match result {
@@ -105,10 +116,12 @@ fn machine() -> io::Result<()> {
         socket.listen(64)
     };
     let listen = || Ok((listen(pb::AGENT_PORT)?, listen(pb::BULK_PORT)?));
-    run(Place::Machine, token, LOGS.into(), Some(pb::GATEWAY_ADDRESS.into()), listen)
+    let directories = Directories { logs: LOGS.into(), hooks: hooks::DIRECTORY.into() };
+    let freezer = Freezer::with_groups(Path::new(boot::CONTROL_GROUPS), true)?;
+    run(Place::Machine, token, directories, freezer, Some(pb::GATEWAY_ADDRESS.into()), listen)
 }
 
-fn hosted(address: &str, token: &str, directory: Option<&str>) -> io::Result<()> {
+fn hosted(address: &str, token: &str, directory: Option<&str>, groups: Option<&Path>) -> io::Result<()> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
     // Orphans of the processes it starts come to it, as they do to PID 1.
     nix::sys::prctl::set_child_subreaper(true)?;
@@ -124,14 +137,24 @@ fn hosted(address: &str, token: &str, directory: Option<&str>) -> io::Result<()>
         Ok((calls, bulk))
     };
     let logs = directory.map_or_else(|| std::env::temp_dir().join("nullspace-guest-logs"), PathBuf::from);
-    run(Place::Hosted, token.into(), logs, None, listen)
+    let directories = Directories { hooks: logs.join(HOSTED_HOOKS), logs };
+    let freezer =
+        groups.map_or_else(|| Ok(Freezer::without_groups()), |root| Freezer::with_groups(root, false))?;
+    run(Place::Hosted, token.into(), directories, freezer, None, listen)
+}
+
+/// Where the agent's own files are.
+struct Directories {
+    logs: PathBuf,
+    hooks: PathBuf,
 }
 
 /// Serves until it is told to stop.
 fn run(
     place: Place,
     token: String,
-    logs: PathBuf,
+    directories: Directories,
+    freezer: Freezer,
     peer: Option<IpAddr>,
     listen: impl FnOnce() -> io::Result<(TcpListener, TcpListener)>,
 ) -> io::Result<()> {
@@ -146,21 +169,35 @@ fn run(
         let (stop, mut stops) = mpsc::channel::<Stop>(1);
         let change_user = nix::unistd::geteuid().is_root();
         let children = Arc::new(Children::default());
-        let table = Arc::new(Table::new(logs, change_user, Arc::clone(&children)));
+        let table = Arc::new(Table::new(directories.logs, change_user, Arc::clone(&children)));
         let sessions = Arc::new(Sessions::new(change_user, Arc::clone(&children)));
+        let mounts = Arc::new(Mounts::watch()?);
         let tokens = Arc::new(Tokens::new(token));
         let (listener, bulk_listener) = listen()?;
         let tickets = Arc::new(Tickets::default());
-        let service = Service::new(
+        let links = Arc::new(Links::default());
+        let freezer = Arc::new(freezer);
+        let hooks =
+            Hooks::new(directories.hooks, Arc::clone(&children), Arc::clone(&mounts), Arc::clone(&freezer));
+        let adoption = Arc::new(Adoption::new(
             place,
             Arc::clone(&tokens),
+            Arc::clone(&links),
+            Arc::clone(&tickets),
+            Arc::clone(&table),
+            Arc::clone(&freezer),
+            hooks,
+        ));
+        let service = Service::new(
+            adoption,
             Arc::clone(&table),
             sessions,
+            mounts,
             Arc::clone(&tickets),
+            freezer,
             stop.clone(),
         )?;
-        let server = serve::Server::new(service, tokens, peer);
-        let links = server.links();
+        let server = serve::Server::new(service, tokens, Arc::clone(&links), peer);
         let reaping = tokio::spawn(reaper::reap(signals, Arc::clone(&children), stop));
         let serving = tokio::spawn(server.run(listener));
         let carrying = tokio::spawn(bulk::serve(bulk_listener, tickets, peer));
@@ -179,7 +216,7 @@ fn run(
         if let Some(Stop(Some(done))) = stop {
             // The caller may have gone.
             let _ = done.send(());
-            serve::links_closed(&links, FAREWELL).await;
+            links.closed(FAREWELL).await;
         }
         Ok(())
     })

@@ -21,16 +21,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use nullspace_guest_proto as pb;
 use pb::agent_server::AgentServer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::codegen::Service as _;
 
 use crate::console::say;
+use crate::links::{Link, LinkId, Links};
 use crate::service::Service;
 use crate::token::Tokens;
 
-/// Connections at once. The node has one; more are its retries.
-const LINKS: usize = 16;
 /// Calls at once on one connection.
 const CALLS: u32 = 512;
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -40,33 +38,30 @@ const HEADER_BYTES: u32 = 16 << 10;
 
 /// Accepts and serves until the agent ends.
 pub struct Server {
-    door: Door,
-    links: Arc<Semaphore>,
+    inner: AgentServer<Service>,
+    tokens: Arc<Tokens>,
+    links: Arc<Links>,
     peer: Option<IpAddr>,
 }
 
 impl Server {
     /// Serves only `peer`, if there is one.
-    pub fn new(service: Service, tokens: Arc<Tokens>, peer: Option<IpAddr>) -> Self {
+    pub fn new(service: Service, tokens: Arc<Tokens>, links: Arc<Links>, peer: Option<IpAddr>) -> Self {
         let inner = AgentServer::new(service)
             .max_decoding_message_size(pb::MESSAGE_LIMIT + (64 << 10))
             .max_encoding_message_size(pb::MESSAGE_LIMIT + (64 << 10));
-        Self { door: Door { inner, tokens }, links: Arc::new(Semaphore::new(LINKS)), peer }
-    }
-
-    /// All connections have been closed, as far as the other side wants to.
-    pub fn links(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.links)
+        Self { inner, tokens, links, peer }
     }
 
     /// Runs for ever. Errors: the listener is unusable.
     pub async fn run(self, listener: TcpListener) -> io::Result<Infallible> {
         loop {
-            let permit =
-                Arc::clone(&self.links).acquire_owned().await.map_err(|_| io::Error::other("closed"))?;
+            let place = self.links.place().await;
             match listener.accept().await {
                 Ok((stream, from)) if self.peer.is_none_or(|peer| peer == from.ip()) => {
-                    tokio::spawn(serve(stream, self.door.clone(), permit));
+                    let link = self.links.enter(place);
+                    let (inner, tokens) = (self.inner.clone(), Arc::clone(&self.tokens));
+                    tokio::spawn(serve(stream, Door { inner, tokens, link: link.id }, link));
                 }
                 Ok(_) => {}
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted) => {}
@@ -86,13 +81,7 @@ impl Server {
     }
 }
 
-/// Waits until all connections are closed, at most this long.
-pub async fn links_closed(links: &Semaphore, patience: Duration) {
-    // One permit is held by the loop that accepts.
-    let _ = tokio::time::timeout(patience, links.acquire_many(LINKS as u32 - 1)).await;
-}
-
-async fn serve(stream: TcpStream, door: Door, _permit: OwnedSemaphorePermit) {
+async fn serve(stream: TcpStream, door: Door, mut link: Link) {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .auto_date_header(false)
@@ -102,7 +91,10 @@ async fn serve(stream: TcpStream, door: Door, _permit: OwnedSemaphorePermit) {
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADER_BYTES);
     // A link that breaks is the node's to notice and to make anew.
-    let _ = builder.serve_connection(TokioIo::new(stream), door).await;
+    tokio::select! {
+        _ = builder.serve_connection(TokioIo::new(stream), door) => {}
+        () = link.ended() => {}
+    }
 }
 
 /// When the head of a call came in; its message may take another packet.
@@ -114,6 +106,7 @@ pub struct Arrived(pub Instant);
 struct Door {
     inner: AgentServer<Service>,
     tokens: Arc<Tokens>,
+    link: LinkId,
 }
 
 type Answer = Result<Response<tonic::body::Body>, Infallible>;
@@ -125,6 +118,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(Arrived(Instant::now()));
+        request.extensions_mut().insert(self.link);
         let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
         match self.tokens.check(request.uri().path(), authorization) {
             Ok(()) => self.inner.clone().call(request.map(Whole)),

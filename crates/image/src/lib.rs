@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The manifest format that this build reads.
 const FORMAT: u32 = 1;
@@ -34,7 +34,7 @@ struct Manifest {
 }
 
 /// An image that is whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// Changes with anything in it.
     pub hash: String,

@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use nullspace_types::file::{
     BatchPart, FileChange, FileInfo, FileMatch, FileRange, FileReplace, FileReplaced, Found,
 };
-use nullspace_types::id::{IncarnationId, SandboxId, SessionId, UploadId};
+use nullspace_types::id::{IncarnationId, SandboxId, SessionId, SnapshotId, UploadId};
 use nullspace_types::process::{ProcessEvent, ProcessInfo};
 use nullspace_types::sandbox::{Envs, SandboxMetrics};
+use nullspace_types::snapshot::DiffEntry;
 use nullspace_types::terminal::{TerminalEvent, TerminalInfo};
 use nullspace_types::upload::{UploadConflict, UploadKind, UploadStatus};
 use nullspace_types::{Error, Result};
@@ -28,6 +29,17 @@ pub struct Shape {
     pub vcpus: u32,
     /// Memory in MiB.
     pub memory_mb: u32,
+}
+
+/// What a machine begins from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The template's checkpoint of the machine's shape.
+    #[default]
+    Template,
+    /// A checkpoint that this node has: of the same shape, or it does not fit.
+    Checkpoint(SnapshotId),
 }
 
 /// A machine to make.
@@ -49,6 +61,9 @@ pub struct MachineSpec {
     pub cwd: Option<String>,
     /// Whether it reaches the internet.
     pub internet_access: bool,
+    /// What it begins from.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 /// A machine as the node sees it.
@@ -64,6 +79,88 @@ pub struct Machine {
     pub disk_mb: u32,
     /// When it began to run.
     pub started_at: Timestamp,
+}
+
+/// What becomes of a checkpoint and of the machine that is captured in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointMode {
+    /// The machine goes on; the checkpoint is held in memory, for children that are made right away, until
+    /// it is deleted or the node stops.
+    Transient,
+    /// The machine goes on; the checkpoint is kept on the disk.
+    Keep,
+    /// The machine is ended; the checkpoint is kept on the disk.
+    Hibernate,
+}
+
+/// A machine frozen at one instant: memory, devices and disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Its ID.
+    pub id: SnapshotId,
+    /// The sandbox whose machine it was.
+    pub sandbox_id: SandboxId,
+    /// Which life of it.
+    pub incarnation: IncarnationId,
+    /// Processors and memory.
+    pub shape: Shape,
+    /// Root disk in MiB.
+    pub disk_mb: u32,
+    /// Bytes that are its own: changed memory, devices, the disk layer that it froze.
+    pub size_bytes: u64,
+    /// When the machine stood still.
+    pub created_at: Timestamp,
+    /// Whether and where it is kept.
+    pub mode: CheckpointMode,
+}
+
+/// A disk to look into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskOf {
+    /// That of a running machine, all that was written so far.
+    Machine(SandboxId),
+    /// That of a checkpoint.
+    Checkpoint(SnapshotId),
+}
+
+/// Which files differ between two disks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskDiff {
+    /// By path.
+    pub items: Vec<DiffEntry>,
+    /// Whether there is more than was asked for.
+    pub truncated: bool,
+}
+
+/// Something on the node's disk that nobody needs any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Garbage {
+    /// Its kind: `layer`, `checkpoint`, `template`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Why it is not needed.
+    pub reason: String,
+}
+
+/// How full a node is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeUsage {
+    /// Machines that run.
+    pub machines: u64,
+    /// Restored machines that wait for a create.
+    pub spares: u64,
+    /// Network slots that wait for a machine.
+    pub ready_slots: u64,
+    /// Checkpoints on the disk, templates not counted.
+    pub checkpoints: u64,
+    /// Frozen disk layers.
+    pub layers: u64,
+    /// Bytes free on the node's disk.
+    pub disk_free_bytes: u64,
 }
 
 /// News from a node.
@@ -290,6 +387,32 @@ pub trait Node: Send + Sync + 'static {
 
     /// Ends a machine and frees all it held. Idempotent; legal in every state, during a create too.
     async fn machine_destroy(&self, id: SandboxId) -> Result<()>;
+
+    /// Captures a running machine: memory, devices and disk at one instant. It stands still for some
+    /// milliseconds. If this fails the machine goes on and there is no such checkpoint. The same ID again
+    /// answers the same checkpoint. With [`CheckpointMode::Hibernate`] the machine is ended once the
+    /// checkpoint is on the disk, and nothing of it is left but that.
+    async fn checkpoint_create(
+        &self,
+        of: SandboxId,
+        id: SnapshotId,
+        mode: CheckpointMode,
+    ) -> Result<Checkpoint>;
+
+    /// Every checkpoint that is kept or held.
+    async fn checkpoint_list(&self) -> Result<Vec<Checkpoint>>;
+
+    /// Removes a checkpoint. Machines that began from it do not need it. Idempotent.
+    async fn checkpoint_delete(&self, id: SnapshotId) -> Result<()>;
+
+    /// Which files differ between two disks, read without waking anything. At most `limit` files.
+    async fn disk_diff(&self, of: DiskOf, against: DiskOf, limit: u32) -> Result<DiskDiff>;
+
+    /// What lies on the disk and nobody needs; and removes it if `apply`.
+    async fn garbage_collect(&self, apply: bool) -> Result<Vec<Garbage>>;
+
+    /// How full it is.
+    async fn usage(&self) -> Result<NodeUsage>;
 
     /// What the machine has used lately, newest last.
     async fn machine_metrics(&self, id: SandboxId) -> Result<Vec<SandboxMetrics>>;

@@ -1,379 +1,330 @@
-//! Checkpoints of templates: a captured, running machine for each size.
+//! Checkpoints of sandboxes: what was captured of them, on the disk or, for children that are made right
+//! away, in memory.
 //!
-//! A checkpoint is a directory, published by rename: one whose making was interrupted does not
-//! exist. Its name is a digest of all that must be the same for a restore to fit (image, machine
-//! type, monitor, processor, size), so that one that does not fit is never found, and several
-//! servers can share a directory of them.
+//! `checkpoints/SNAPSHOT/` holds the changed memory, the devices, and a record that says what a restore
+//! needs; it is made beside and published by rename, so that one whose making was interrupted does not
+//! exist. Its disk is a list of [layers](crate::layer) that it holds. Owned here: the list of checkpoints
+//! and their files. How one is made is in [`capture`](crate::capture).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, Weak};
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
-use jiff::Timestamp;
-use nullspace_guest_proto as proto;
-use nullspace_image::Image;
-use nullspace_node_api::Shape;
+use nullspace_node_api::{Checkpoint, CheckpointMode};
+use nullspace_types::id::SnapshotId;
 use nullspace_types::{Code, Error};
-use nullspace_vmm::{Description, Hardware, Memory, Monitor, Vmm};
+use nullspace_vmm::{Delta, Description};
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use sha2::{Digest, Sha256};
+use tokio::sync::RwLock;
 
-use crate::guest::{Guest, answered, failed};
-use crate::machine::{self, disk_error, remove_directory};
-use crate::slot::Slots;
+use crate::crash;
+use crate::layer::{LayerId, Layers};
+use crate::machine::{disk_error, read_json, remove_directory};
+use crate::template::{TemplateRef, vmm_error};
 
-/// Grows when the layout of a checkpoint changes, or how its machine is booted.
-const FORMAT: u32 = 3;
-/// How long a cold boot may take.
-const BOOT_PATIENCE: Duration = Duration::from_secs(180);
+/// Grows when the layout of a checkpoint changes.
+const FORMAT: u32 = 1;
 
 const RECORD: &str = "checkpoint.json";
 const MEMORY: &str = "memory";
-const DEVICES: &str = "devices";
-const DISK: &str = "disk.qcow2";
-const EMPTY: &str = "empty.qcow2";
+/// The device state's file.
+pub const DEVICES: &str = "devices";
+/// What the directory of one that is being made, or removed, begins with.
+const MAKING: &str = "making-";
+const REMOVING: &str = "removing-";
 
 /// What is written down of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// See [`FORMAT`].
     pub format: u32,
-    /// The image's hash.
-    pub image: String,
-    /// Processors and memory.
-    pub shape: Shape,
+    /// As others see it.
+    pub checkpoint: Checkpoint,
     /// What captured it, and so what can restore it.
     pub monitor: Description,
-    /// The token that the agent in it takes until it is adopted.
+    /// The template that its memory is a difference to.
+    pub template: TemplateRef,
+    /// The frozen layers of its disk above the template's, lowest first.
+    pub layers: Vec<LayerId>,
+    /// Bytes of the disk.
+    pub disk_bytes: u64,
+    /// The token that the agent in it takes.
     pub token: String,
-    /// The kernel's parameters, which a restore repeats.
-    pub kernel_parameters: String,
-    /// From the monitor's start to the agent's first answer.
-    pub boot_ms: u64,
-    /// When it was captured.
-    pub created_at: Timestamp,
+    /// SHA-256 of the device state, in hexadecimal digits.
+    pub devices_sha256: String,
 }
 
-/// A checkpoint that is ready to be restored.
-#[derive(Debug)]
-pub struct Checkpoint {
-    /// Its digest.
-    pub key: String,
+impl Record {
+    /// A new one.
+    pub fn new(
+        checkpoint: Checkpoint,
+        monitor: Description,
+        template: TemplateRef,
+        layers: Vec<LayerId>,
+        disk_bytes: u64,
+        token: String,
+        devices_sha256: String,
+    ) -> Self {
+        Self { format: FORMAT, checkpoint, monitor, template, layers, disk_bytes, token, devices_sha256 }
+    }
+}
+
+/// Where the changed memory is.
+enum Pages {
+    Held(Arc<Delta>),
+    /// On the disk; and in memory for as long as anybody restores it.
+    Saved(Mutex<Weak<Delta>>),
+}
+
+/// A checkpoint that can be restored.
+pub struct Captured {
     /// What is known of it.
     pub record: Record,
-    /// Its memory, sealed.
-    pub memory: Memory,
     directory: PathBuf,
-    image: Image,
+    pages: Pages,
+    /// Read by who restores it, so that its files stay until they are open.
+    using: RwLock<()>,
 }
 
-impl Checkpoint {
-    /// The device state, open.
-    pub fn devices(&self) -> std::io::Result<std::fs::File> {
-        Ok(fs_err::File::open(self.directory.join(DEVICES))?.into_parts().0)
+/// What a restore reads.
+pub struct Parts {
+    /// The changed memory.
+    pub delta: Arc<Delta>,
+    /// The device state, open and found to be whole.
+    pub devices: std::fs::File,
+}
+
+impl Captured {
+    /// Its files, if they are whole.
+    pub async fn open(self: &Arc<Self>) -> Result<Parts, Error> {
+        let _stays = self.using.read().await;
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || Ok(Parts { delta: this.delta()?, devices: this.devices()? }))
+            .await
+            .map_err(Error::internal)?
     }
 
-    /// A file that is copied to begin a machine's own layer.
-    pub fn empty_layer(&self) -> PathBuf {
-        self.directory.join(EMPTY)
+    fn delta(&self) -> Result<Arc<Delta>, Error> {
+        let saved = match &self.pages {
+            Pages::Held(delta) => return Ok(Arc::clone(delta)),
+            Pages::Saved(saved) => saved,
+        };
+        // Held while it is read: of several who come together one reads for all.
+        let mut shared = saved.lock().expect("no panic under it");
+        if let Some(delta) = shared.upgrade() {
+            return Ok(delta);
+        }
+        let memory_mb = self.record.checkpoint.shape.memory_mb;
+        let delta = Arc::new(Delta::load(&self.directory.join(MEMORY), memory_mb).map_err(unreadable)?);
+        *shared = Arc::downgrade(&delta);
+        Ok(delta)
     }
 
-    /// A machine over this checkpoint whose own layer is `top`.
-    pub fn hardware(&self, top: PathBuf) -> Hardware {
-        let mut hardware = hardware(&self.image, self.record.shape, &self.record.kernel_parameters, top);
-        hardware.layers = vec![self.directory.join(DISK)];
-        hardware
-    }
-
-    /// Bytes of the root disk.
-    pub fn disk_bytes(&self) -> u64 {
-        u64::from(self.image.root_size_mb) << 20
+    fn devices(&self) -> Result<std::fs::File, Error> {
+        let path = self.directory.join(DEVICES);
+        let bytes = fs_err::read(&path).map_err(|error| corrupted("its device state", error))?;
+        if sha256(&bytes) != self.record.devices_sha256 {
+            return Err(corrupted("its device state", "it is not what was written"));
+        }
+        Ok(fs_err::File::open(&path).map_err(Error::internal)?.into_parts().0)
     }
 }
 
-/// A checkpoint that is there, or being loaded or made.
-type Coming = Shared<BoxFuture<'static, Result<Arc<Checkpoint>, Error>>>;
+/// The SHA-256 of a small file's content, in hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
-/// The checkpoints of one image on this host.
+fn corrupted(what: &str, reason: impl std::fmt::Display) -> Error {
+    Error::new(Code::SnapshotCorrupted, format!("the snapshot is damaged: {what} cannot be restored"))
+        .suggest("use another snapshot; this one's files have been changed or lost on the server's disk")
+        .context(reason)
+}
+
+/// What a caller is told of a checkpoint's memory that cannot be read.
+fn unreadable(error: nullspace_vmm::Error) -> Error {
+    match error {
+        nullspace_vmm::Error::Corrupted { .. } => corrupted("its memory", crate::chain(&error)),
+        nullspace_vmm::Error::File { ref source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            corrupted("its memory", crate::chain(&error))
+        }
+        other => restore_error(other),
+    }
+}
+
+/// What a caller is told when a checkpoint cannot be restored.
+pub fn restore_error(error: nullspace_vmm::Error) -> Error {
+    match error {
+        nullspace_vmm::Error::Incompatible(difference) => Error::new(
+            Code::IncompatibleSnapshot,
+            format!("the snapshot cannot be restored on this server: {difference}"),
+        ),
+        nullspace_vmm::Error::Corrupted { .. } => corrupted("one of its files", crate::chain(&error)),
+        other => vmm_error(other),
+    }
+}
+
+/// The checkpoints of a node.
 pub struct Checkpoints {
     directory: PathBuf,
-    image: Image,
-    vmm: Arc<dyn Vmm>,
-    slots: Arc<Slots>,
-    coming: Mutex<HashMap<String, Coming>>,
-    tasks: TaskTracker,
-    stopping: CancellationToken,
+    entries: Mutex<HashMap<SnapshotId, Arc<Captured>>>,
 }
 
 impl Checkpoints {
-    /// Removes what an interrupted making has left, a booting machine included.
-    pub async fn open(
-        directory: PathBuf,
-        image: Image,
-        vmm: Arc<dyn Vmm>,
-        slots: Arc<Slots>,
-        tasks: TaskTracker,
-        stopping: CancellationToken,
-    ) -> Result<Self, Error> {
+    /// Reads the checkpoints in a directory, has them hold their layers, and removes what is half-made or
+    /// half-removed.
+    pub async fn open(directory: PathBuf, layers: &Layers) -> Result<Self, Error> {
+        let mut entries = HashMap::new();
         for entry in fs_err::read_dir(&directory).map_err(Error::internal)? {
-            let entry = entry.map_err(Error::internal)?;
-            if let Some(maker) = entry.file_name().to_str().and_then(|name| name.strip_prefix("making-"))
-                && !maker.split('-').next().is_some_and(|pid| Path::new("/proc").join(pid).exists())
-            {
-                crate::recover::remove(vmm.as_ref(), None, &entry.path()).await?;
+            let path = entry.map_err(Error::internal)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with(MAKING) || name.starts_with(REMOVING) {
+                tracing::info!(directory = %path.display(), "removing what is left of a checkpoint");
+                remove_directory(&path).await.map_err(disk_error)?;
+                continue;
             }
-        }
-        Ok(Self { directory, image, vmm, slots, coming: Mutex::default(), tasks, stopping })
-    }
-
-    /// The image that checkpoints are made of.
-    pub fn image(&self) -> &Image {
-        &self.image
-    }
-
-    /// The checkpoint of a shape: loaded, read from the disk, or made by a cold boot, once however
-    /// many ask together. If that fails, all of them learn why, and the next one tries again.
-    pub async fn get(self: &Arc<Self>, shape: Shape) -> Result<Arc<Checkpoint>, Error> {
-        let key = self.key(shape);
-        let coming = {
-            let mut coming = self.coming.lock().expect("no panic under it");
-            match coming.get(&key) {
-                Some(coming) => coming.clone(),
-                None => {
-                    // A task of its own: a caller who goes away does not end it for the others.
-                    let task = self.tasks.spawn(Arc::clone(self).load_or_make(key.clone(), shape));
-                    let new: Coming = async move { task.await.map_err(Error::internal)? }.boxed().shared();
-                    coming.insert(key, new.clone());
-                    new
+            let Ok(id) = name.parse::<SnapshotId>() else { continue };
+            match read_json::<Record>(&path, RECORD) {
+                Some(record) if record.format == FORMAT && record.checkpoint.id == id => {
+                    layers.hold(&record.layers);
+                    entries.insert(id, Arc::new(captured(record, path, None)));
+                }
+                // Left as it is: another version may be able to read it.
+                _ => {
+                    tracing::error!(checkpoint = %id, "a checkpoint's record cannot be read; it is not used")
                 }
             }
-        };
-        coming.await
-    }
-
-    async fn load_or_make(self: Arc<Self>, key: String, shape: Shape) -> Result<Arc<Checkpoint>, Error> {
-        let outcome = self.find_or_make(&key, shape).await;
-        if outcome.is_err() {
-            self.coming.lock().expect("no panic under it").remove(&key);
         }
-        outcome
+        Ok(Self { directory, entries: Mutex::new(entries) })
     }
 
-    fn key(&self, shape: Shape) -> String {
-        let Description { driver, version, machine, cpu, acceleration } = self.vmm.description();
-        let Shape { vcpus, memory_mb } = shape;
-        format!(
-            "{}-{vcpus}x{memory_mb}-{driver}-{version}-{machine}-{}-{acceleration}-v{FORMAT}",
-            self.image.hash,
-            cpu.replace([',', '/'], "_"),
-        )
+    /// A directory for one that is to be made.
+    pub async fn begin(&self, id: SnapshotId) -> Result<PathBuf, Error> {
+        let making = self.directory.join(format!("{MAKING}{id}"));
+        remove_directory(&making).await.map_err(disk_error)?;
+        fs_err::tokio::create_dir(&making).await.map_err(disk_error)?;
+        Ok(making)
     }
 
-    async fn find_or_make(&self, key: &str, shape: Shape) -> Result<Arc<Checkpoint>, Error> {
-        let directory = self.directory.join(key);
-        if !directory.join(RECORD).exists() {
-            let making = self.directory.join(format!("making-{}-{key}", std::process::id()));
-            let made = self.make(&making, &directory, shape).await;
-            if made.is_err() {
-                remove_directory(&making).await.map_err(Error::internal)?;
+    /// Completes a checkpoint whose device state is in `making`: on the disk if it is to be kept, in memory
+    /// else. The layers are held by then.
+    pub async fn publish(
+        &self,
+        making: PathBuf,
+        mut record: Record,
+        delta: Delta,
+        layers: &[PathBuf],
+    ) -> Result<Arc<Captured>, Error> {
+        let id = record.checkpoint.id;
+        let captured = match record.checkpoint.mode {
+            CheckpointMode::Transient => captured(record, making, Some(Arc::new(delta))),
+            CheckpointMode::Keep | CheckpointMode::Hibernate => {
+                let target = self.directory.join(id.to_string());
+                let (from, to, layers) = (making.clone(), target.clone(), layers.to_vec());
+                record = tokio::task::spawn_blocking(move || write(&from, &to, record, &delta, &layers))
+                    .await
+                    .map_err(Error::internal)??;
+                captured(record, target, None)
             }
-            made?;
-        }
-        let (key, image) = (key.to_owned(), self.image.clone());
-        tokio::task::spawn_blocking(move || load(key, directory, image, shape))
-            .await
-            .map_err(Error::internal)?
-            .map(Arc::new)
+        };
+        let captured = Arc::new(captured);
+        self.entries.lock().expect("no panic under it").insert(id, Arc::clone(&captured));
+        crash::step("checkpoint.published");
+        Ok(captured)
     }
 
-    async fn make(&self, making: &Path, target: &Path, shape: Shape) -> Result<(), Error> {
-        tracing::info!(
-            vcpus = shape.vcpus,
-            memory_mb = shape.memory_mb,
-            "booting the template, once for this size"
-        );
-        remove_directory(making).await.map_err(disk_error)?;
-        fs_err::tokio::create_dir_all(making).await.map_err(disk_error)?;
-        let bytes = u64::from(self.image.root_size_mb) << 20;
-        for layer in [DISK, EMPTY] {
-            self.vmm.make_layer(&making.join(layer), bytes).await.map_err(vmm_error)?;
-        }
-        let token = crate::random_hex(32);
-        let kernel_parameters =
-            format!("console=ttyS0 quiet reboot=t panic=-1 {}={token}", proto::TOKEN_PARAMETER);
-        let hardware = hardware(&self.image, shape, &kernel_parameters, making.join(DISK));
-        let memory = Memory::new(shape.memory_mb).map_err(Error::internal)?;
-        let slot = self.slots.take().await?;
-        let captured = async {
-            let placement = slot.placement(making)?;
-            let begun = Instant::now();
-            let monitor = self.vmm.boot(&hardware, placement, &memory).await.map_err(vmm_error)?;
-            let captured = match machine::note_process(making, monitor.handle()).await {
-                Ok(()) => self.capture(monitor.as_ref(), &token, making, begun).await,
-                Err(error) => Err(error),
-            };
-            monitor.end().await.map_err(vmm_error)?;
-            captured
-        }
-        .await;
-        slot.release().await?;
-        let boot_ms = captured?;
-        memory.seal().map_err(Error::internal)?;
-        let record = Record {
-            format: FORMAT,
-            image: self.image.hash.clone(),
-            shape,
-            monitor: self.vmm.description().clone(),
-            token,
-            kernel_parameters,
-            boot_ms,
-            created_at: Timestamp::now(),
+    /// A checkpoint.
+    pub fn get(&self, id: SnapshotId) -> Option<Arc<Captured>> {
+        self.entries.lock().expect("no panic under it").get(&id).cloned()
+    }
+
+    /// All of them.
+    pub fn list(&self) -> Vec<Arc<Captured>> {
+        self.entries.lock().expect("no panic under it").values().cloned().collect()
+    }
+
+    /// The one that a life of a machine ended in, if it did.
+    pub fn hibernation_of(&self, machine: &nullspace_node_api::Machine) -> Option<SnapshotId> {
+        let found = self.list().into_iter().find(|captured| {
+            let checkpoint = &captured.record.checkpoint;
+            checkpoint.mode == CheckpointMode::Hibernate && checkpoint.incarnation == machine.incarnation
+        });
+        found.map(|captured| captured.record.checkpoint.id)
+    }
+
+    /// Removes a checkpoint and lets go of its layers.
+    pub async fn remove(&self, id: SnapshotId, layers: &Layers) -> Result<(), Error> {
+        let Some(captured) = self.entries.lock().expect("no panic under it").remove(&id) else {
+            return Ok(());
         };
-        let (making, target) = (making.to_owned(), target.to_owned());
-        tokio::task::spawn_blocking(move || publish(&making, &target, &memory, &record))
-            .await
-            .map_err(Error::internal)??;
-        tracing::info!(boot_ms, "the template is captured");
+        let _unused = captured.using.write().await;
+        // From here on it does not exist, whatever becomes of the rest.
+        let removing = self.directory.join(format!("{REMOVING}{id}"));
+        match fs_err::tokio::rename(&captured.directory, &removing).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(disk_error(error)),
+            _ => crash::step("checkpoint_delete.renamed"),
+        }
+        remove_directory(&removing).await.map_err(disk_error)?;
+        crash::step("checkpoint_delete.removed");
+        layers.release(&captured.record.layers).await?;
+        crash::step("checkpoint_delete.layers_released");
         Ok(())
     }
 
-    /// Waits for the agent, lets it run what every sandbox runs first, and freezes the machine.
-    async fn capture(
-        &self,
-        monitor: &dyn Monitor,
-        token: &str,
-        making: &Path,
-        begun: Instant,
-    ) -> Result<u64, Error> {
-        let booted = tokio::select! {
-            booted = wait_for_agent(monitor, token) => booted,
-            () = monitor.ended() => Err(Error::internal("the guest ended in its boot")),
-            () = self.stopping.cancelled() => return Err(stopping()),
-            () = tokio::time::sleep(BOOT_PATIENCE) => Err(Error::internal("the guest does not boot")),
-        };
-        let (guest, mut client) = match booted {
-            Ok(found) => found,
-            Err(error) => {
-                let console = monitor.console().await;
-                return Err(error.context(format!("the template did not boot; its console ends: {console}")));
+    /// Directories here that are no checkpoint and that nobody is making, with the bytes that they take.
+    pub fn unknown(&self, in_making: impl Fn(SnapshotId) -> bool) -> Result<Vec<(PathBuf, u64)>, Error> {
+        let mut found = Vec::new();
+        for entry in fs_err::read_dir(&self.directory).map_err(Error::internal)? {
+            let path = entry.map_err(Error::internal)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let left = |prefix: &str| {
+                let id = name.strip_prefix(prefix)?.parse::<SnapshotId>().ok()?;
+                (self.get(id).is_none() && !in_making(id)).then_some(())
+            };
+            if left(MAKING).or_else(|| left(REMOVING)).is_some() {
+                let files = fs_err::read_dir(&path).map_err(Error::internal)?.flatten();
+                let bytes = files.filter_map(|file| crate::layer::used_bytes(&file.path()).ok()).sum();
+                found.push((path, bytes));
             }
-        };
-        let boot_ms = begun.elapsed().as_millis() as u64;
-        crate::warm::run_first_commands(&mut client).await?;
-        answered(client.sync(proto::SyncRequest {})).await.map_err(|status| failed("sync", &status))?;
-        // No connection of ours is frozen into what every clone begins as.
-        drop((client, guest));
-        monitor.pause().await.map_err(vmm_error)?;
-        // QEMU takes a descriptor only with the very access it asks for, which is to write.
-        let devices = fs_err::File::options().write(true).create_new(true).open(making.join(DEVICES));
-        let devices = devices.map_err(disk_error)?;
-        monitor.save_devices(devices.into_parts().0).await.map_err(vmm_error)?;
-        Ok(boot_ms)
-    }
-}
-
-fn stopping() -> Error {
-    Error::new(Code::Unavailable, "the server is stopping")
-}
-
-/// The agent is there when it answers. A booting guest answers nothing at all, not even a refusal,
-/// so that each try has a short time.
-async fn wait_for_agent(monitor: &dyn Monitor, token: &str) -> Result<(Guest, crate::guest::Client), Error> {
-    loop {
-        match monitor.link().dial(Duration::from_millis(250)).await {
-            Ok(_) => break,
-            // A refusal comes at once: the kernel is up and the agent is not.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Err(_) => tokio::task::yield_now().await,
         }
-    }
-    let guest = Guest::new(monitor.link());
-    let mut client = guest.with_token(token)?;
-    let hello = answered(client.hello(proto::HelloRequest { generation: proto::GENERATION })).await;
-    let hello = hello.map_err(|status| failed("hello", &status))?;
-    if hello.generation != proto::GENERATION {
-        return Err(Error::internal(format!("the agent speaks generation {}", hello.generation)));
-    }
-    tracing::info!(agent_start_us = hello.agent_start_us, kernel = hello.kernel_release, "the agent answers");
-    Ok((guest, client))
-}
-
-fn hardware(image: &Image, shape: Shape, kernel_parameters: &str, top: PathBuf) -> Hardware {
-    Hardware {
-        vcpus: shape.vcpus,
-        memory_mb: shape.memory_mb,
-        kernel: image.kernel.clone(),
-        initrd: image.initrd.clone(),
-        kernel_parameters: kernel_parameters.to_owned(),
-        base: image.base.clone(),
-        layers: Vec::new(),
-        top,
-        mac: proto::GUEST_MAC,
+        Ok(found)
     }
 }
 
-/// Completes the files and gives them their final name. Another server may have been first.
-fn publish(making: &Path, target: &Path, memory: &Memory, record: &Record) -> Result<(), Error> {
-    use std::os::unix::fs::PermissionsExt;
-    memory.save(&making.join(MEMORY)).map_err(disk_error)?;
-    for name in [DISK, DEVICES, EMPTY] {
-        let path = making.join(name);
-        // The frozen layer was the booting monitor's own; from here on it is nobody's to write.
-        nix::unistd::chown(&path, Some(0.into()), Some(0.into())).map_err(Error::internal)?;
-        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).map_err(disk_error)?;
-        fs_err::File::open(&path).and_then(|file| file.sync_all()).map_err(disk_error)?;
-    }
-    for name in ["qmp.sock", "monitor.log", machine::PROCESS] {
-        fs_err::remove_file(making.join(name)).or_else(absent).map_err(disk_error)?;
-    }
-    fs_err::remove_dir_all(making.join("root")).or_else(absent).map_err(disk_error)?;
-    let text = serde_json::to_vec_pretty(record).map_err(Error::internal)?;
-    fs_err::write(making.join(RECORD), text).map_err(disk_error)?;
-    fs_err::File::open(making).and_then(|directory| directory.sync_all()).map_err(disk_error)?;
-    match fs_err::rename(making, target) {
-        Err(_) if target.join(RECORD).exists() => fs_err::remove_dir_all(making).map_err(disk_error),
-        renamed => renamed.map_err(disk_error),
-    }
+fn captured(record: Record, directory: PathBuf, delta: Option<Arc<Delta>>) -> Captured {
+    let pages = delta.map_or_else(|| Pages::Saved(Mutex::default()), Pages::Held);
+    Captured { record, directory, pages, using: RwLock::default() }
 }
 
-fn absent(error: std::io::Error) -> std::io::Result<()> {
-    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-}
-
-fn load(key: String, directory: PathBuf, image: Image, shape: Shape) -> Result<Checkpoint, Error> {
-    let broken = |error: &dyn std::fmt::Display| {
-        let directory = directory.display();
-        Error::internal(format!(
-            "the checkpoint in {directory} cannot be read: {error}; remove it to have it made again"
-        ))
-    };
-    let text = fs_err::read(directory.join(RECORD)).map_err(|error| broken(&error))?;
-    let record: Record = serde_json::from_slice(&text).map_err(|error| broken(&error))?;
-    if record.format != FORMAT || record.shape != shape {
-        return Err(broken(&"its record is of another kind"));
+/// Writes what is not written yet, brings all of it to the disk, and gives it its name. Blocks.
+fn write(
+    making: &Path,
+    target: &Path,
+    mut record: Record,
+    delta: &Delta,
+    layers: &[PathBuf],
+) -> Result<Record, Error> {
+    delta.save(&making.join(MEMORY)).map_err(vmm_error)?;
+    crash::step("checkpoint.memory_written");
+    let sync = |path: &Path| fs_err::File::open(path).and_then(|file| file.sync_all()).map_err(disk_error);
+    for layer in layers {
+        sync(layer)?;
     }
-    let memory = Memory::load(&directory.join(MEMORY), shape.memory_mb).map_err(|error| broken(&error))?;
-    Ok(Checkpoint { key, record, memory, directory, image })
-}
-
-/// What a caller is told when the monitor fails.
-pub fn vmm_error(error: nullspace_vmm::Error) -> Error {
-    let text = crate::chain(&error);
-    if text.contains("No space left on device") {
-        crate::capacity::disk_full(text)
-    } else {
-        Error::internal(text)
+    sync(&making.join(DEVICES))?;
+    for name in [MEMORY, DEVICES] {
+        record.checkpoint.size_bytes +=
+            crate::layer::used_bytes(&making.join(name)).map_err(Error::internal)?;
     }
-}
-
-impl std::fmt::Debug for Checkpoints {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Checkpoints").field("directory", &self.directory).finish_non_exhaustive()
-    }
+    let text = serde_json::to_vec_pretty(&record).map_err(Error::internal)?;
+    let written = fs_err::File::create(making.join(RECORD)).and_then(|mut file| {
+        std::io::Write::write_all(&mut file, &text)?;
+        file.sync_all()
+    });
+    written.map_err(disk_error)?;
+    sync(making)?;
+    crash::step("checkpoint.record_written");
+    fs_err::rename(making, target).map_err(disk_error)?;
+    sync(target.parent().unwrap_or(target))?;
+    Ok(record)
 }

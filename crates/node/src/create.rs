@@ -1,21 +1,21 @@
-//! Making a machine: room, a checkpoint, a restored machine (spare if there is one), and adoption.
+//! Making a machine: room, what it begins from, a restored machine (spare if there is one), and adoption.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use nullspace_guest_proto as proto;
-use nullspace_node_api::{Machine, MachineSpec};
+use nullspace_node_api::{Machine, MachineSpec, Origin};
 use nullspace_types::{Code, Error};
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{Assembled, assemble};
+use crate::assemble::{Assembled, Source, assemble};
 use crate::capacity::Room;
-use crate::checkpoint::vmm_error;
 use crate::host_key::HostKey;
 use crate::machine::{self, Record, disk_error};
 use crate::running::{Parts, Running, drive};
 use crate::spare::Busy;
-use crate::{Node, guest};
+use crate::template::vmm_error;
+use crate::{Node, capture, crash, guest};
 
 /// The one template of this node so far.
 pub const TEMPLATE: &str = "base";
@@ -26,20 +26,15 @@ pub async fn create(
     spec: MachineSpec,
     cancel: CancellationToken,
 ) -> Result<Arc<Running>, Error> {
-    if spec.template != TEMPLATE {
-        return Err(Error::new(
-            Code::TemplateNotFound,
-            format!("template {:?} does not exist", spec.template),
-        ));
-    }
     let _busy = Busy::begin(Arc::clone(&node));
     let room = room(&node, &spec).await?;
-    let checkpoint = node.checkpoints.get(spec.shape).await?;
+    let source = source(&node, &spec).await?;
     let turn = node.turns.acquire().await.map_err(Error::internal)?;
     let directory = node.directories.machines.join(spec.sandbox_id.to_string());
-    let mut assembled = match node.spares.take(spec.shape) {
+    let spare = if source.captured.is_none() { node.spares.take(spec.shape) } else { None };
+    let mut assembled = match spare {
         Some(spare) => spare,
-        None => assemble(node.vmm.as_ref(), &node.slots, checkpoint, &directory).await?,
+        None => assemble(node.vmm.as_ref(), &node.slots, &node.layers, source, &directory).await?,
     };
     let monitor = Arc::clone(&assembled.monitor);
     let adopted = tokio::select! {
@@ -49,19 +44,50 @@ pub async fn create(
     };
     drop(turn);
     match adopted {
-        Ok(record) => Ok(finish(node, record, assembled, room)),
+        Ok(record) => {
+            crash::step("restore.recorded");
+            Ok(finish(node, record, assembled, room))
+        }
         Err(error) => {
-            assembled.remove().await?;
+            assembled.remove(&node.layers).await?;
             Err(error)
         }
     }
 }
 
+/// What the machine begins from.
+async fn source(node: &Node, spec: &MachineSpec) -> Result<Source, Error> {
+    let id = match spec.origin {
+        Origin::Template if spec.template != TEMPLATE => {
+            let message = format!("template {:?} does not exist", spec.template);
+            return Err(Error::new(Code::TemplateNotFound, message));
+        }
+        Origin::Template => {
+            return Ok(Source { template: node.templates.get(spec.shape).await?, captured: None });
+        }
+        Origin::Checkpoint(id) => id,
+    };
+    let captured = node
+        .checkpoints
+        .get(id)
+        .ok_or_else(|| Error::new(Code::SnapshotNotFound, format!("snapshot {id} does not exist")))?;
+    let shape = captured.record.checkpoint.shape;
+    if shape != spec.shape {
+        let message = format!(
+            "the snapshot cannot be restored: its machine had {} processors and {} MiB of memory, not {} and {}",
+            shape.vcpus, shape.memory_mb, spec.shape.vcpus, spec.shape.memory_mb
+        );
+        return Err(Error::new(Code::IncompatibleSnapshot, message));
+    }
+    let template = node.templates.find(&captured.record.template).await?;
+    Ok(Source { template, captured: Some(captured) })
+}
+
 /// Room for one more; spares make way for it.
 async fn room(node: &Node, spec: &MachineSpec) -> Result<Room, Error> {
     match node.capacity.take(spec.shape) {
-        Err(error) if error.code == Code::CapacityExceeded && node.spares.any() => {
-            node.spares.drain().await?;
+        Err(error) if error.code == Code::CapacityExceeded && node.spares.count() > 0 => {
+            node.spares.drain(&node.layers).await?;
             node.capacity.take(spec.shape)
         }
         taken => taken,
@@ -81,16 +107,27 @@ async fn adopt(
     if !spec.internet_access {
         assembled.slot.cut_off().await?;
     }
-    let template_bytes = assembled.checkpoint.disk_bytes();
-    let disk_bytes = (u64::from(spec.disk_mb.unwrap_or(0)) << 20).max(template_bytes);
-    if disk_bytes > template_bytes {
+    let source = assembled.source.clone();
+    let disk_bytes = (u64::from(spec.disk_mb.unwrap_or(0)) << 20).max(source.disk_bytes());
+    if disk_bytes > source.disk_bytes() {
         assembled.monitor.resize_disk(disk_bytes).await.map_err(vmm_error)?;
     }
     assembled.monitor.resume().await.map_err(vmm_error)?;
+    crash::step("restore.running");
+    // The sandbox that goes on keeps its names and keys; what a guest has of them is what it was given.
+    let resumed = source
+        .captured
+        .as_ref()
+        .is_some_and(|captured| captured.record.checkpoint.sandbox_id == spec.sandbox_id);
     let token = crate::random_hex(32);
     let hostname = hostname(spec);
     let host_key = HostKey::generate(&hostname)?;
+    let mut client = assembled.guest.with_token(source.token())?;
+    // A guest that has just been restored is slow to take its first call, by as much as its clock would be
+    // late.
+    guest::greet(&mut client).await?;
     let request = proto::AdoptRequest {
+        resumed,
         sandbox_id: spec.sandbox_id.to_string(),
         token: token.clone(),
         hostname,
@@ -104,8 +141,12 @@ async fn adopt(
         ssh_host_key: host_key.private,
         ssh_host_key_public: host_key.public,
     };
-    let mut client = assembled.guest.with_token(&assembled.checkpoint.record.token)?;
-    guest::adopt(&mut client, request).await?;
+    for hook in guest::adopt(&mut client, request).await? {
+        if hook.exit_code != 0 {
+            tracing::warn!(sandbox = %spec.sandbox_id, hook = hook.name, exit_code = hook.exit_code, output = hook.output, "a hook after a restore failed");
+        }
+    }
+    crash::step("restore.adopted");
     let mut handle = assembled.monitor.handle().clone();
     handle.directory = directory.to_owned();
     let record = Record {
@@ -121,7 +162,10 @@ async fn adopt(
         handle,
         slot: assembled.slot.index(),
         token,
-        checkpoint: assembled.checkpoint.key.clone(),
+        template: source.template.reference(),
+        layers: source.layers().to_vec(),
+        top: machine::TOP.into(),
+        freezing: None,
     };
     machine::write(directory, &record).await?;
     Ok(record)
@@ -135,5 +179,7 @@ fn hostname(spec: &MachineSpec) -> String {
 
 fn finish(node: Arc<Node>, record: Record, assembled: Assembled, room: Room) -> Arc<Running> {
     let Assembled { directory, slot, monitor, guest, .. } = assembled;
-    drive(node, record, guest, Parts { monitor, slot, directory, room })
+    let running = drive(Arc::clone(&node), record, guest, Parts { monitor, slot, directory, room });
+    capture::merge_later(&node, &running);
+    running
 }

@@ -89,9 +89,28 @@ impl Guest {
     }
 }
 
-/// Makes a clone its own machine, and checks that every part was confirmed.
-pub async fn adopt(client: &mut Client, request: proto::AdoptRequest) -> Result<(), Error> {
-    let reply = answered(client.adopt(request)).await.map_err(|status| failed("adopt", &status))?;
+/// Asks the agent which protocol it speaks, and answers who it is.
+pub async fn greet(client: &mut Client) -> Result<proto::HelloReply, Error> {
+    let hello = answered(client.hello(proto::HelloRequest { generation: proto::GENERATION })).await;
+    let hello = hello.map_err(|status| failed("hello", &status))?;
+    if hello.generation != proto::GENERATION {
+        return Err(Error::internal(format!("the agent speaks generation {}", hello.generation)));
+    }
+    Ok(hello)
+}
+
+/// How long an adoption may take: the hooks of a restored machine run within.
+const ADOPTION: Duration = Duration::from_secs(60);
+
+/// Makes a clone its own machine, checks that every part was confirmed, and answers what became of its hooks.
+pub async fn adopt(
+    client: &mut Client,
+    request: proto::AdoptRequest,
+) -> Result<Vec<proto::HookOutcome>, Error> {
+    let reply = match tokio::time::timeout(ADOPTION, client.adopt(request)).await {
+        Ok(reply) => reply.map_err(|status| failed("adopt", &status))?.into_inner(),
+        Err(_) => return Err(Error::internal("adopt: the guest does not answer")),
+    };
     let parts = [
         ("clock", reply.clock),
         ("entropy", reply.entropy),
@@ -104,7 +123,7 @@ pub async fn adopt(client: &mut Client, request: proto::AdoptRequest) -> Result<
         ("SSH host key", reply.ssh_host_key),
     ];
     match parts.iter().find(|(_, confirmed)| !confirmed) {
-        None => Ok(()),
+        None => Ok(reply.hooks),
         Some((part, _)) => Err(Error::internal(format!("the agent did not confirm its {part}"))),
     }
 }

@@ -4,29 +4,40 @@
 //! never sees the database. Control calls it through [`node_api::Node`](nullspace_node_api::Node),
 //! news goes up as reports.
 //!
+//! A running machine can be captured ([`capture`]), and others go on from what was captured
+//! ([`checkpoint`]); what they share of their disks is counted by reference ([`layer`]).
+//!
 //! One task owns each machine ([`running`]), one keeps spare machines ([`spare`]); creates run as
 //! tasks of their own, so that a caller who goes away leaves nothing half-made.
 
 mod assemble;
 mod bulk;
 mod capacity;
+mod capture;
 mod checkpoint;
 mod config;
+mod crash;
 mod create;
+mod diff;
 mod feed;
 mod file;
 mod follow;
+mod garbage;
 mod guest;
 mod host_key;
+mod layer;
 mod local;
 mod machine;
 mod process;
 mod recover;
 mod running;
+mod sample;
 mod search;
 mod slot;
 mod spare;
+mod stall;
 mod start;
+mod template;
 mod terminal;
 mod upload;
 mod warm;
@@ -37,7 +48,7 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use nullspace_node_api::{MachineSpec, Report, no_such_machine};
-use nullspace_types::id::SandboxId;
+use nullspace_types::id::{SandboxId, SnapshotId};
 use nullspace_types::{Code, Error};
 use nullspace_vmm::Vmm;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -60,7 +71,11 @@ enum Entry {
 pub struct Node {
     vmm: Arc<dyn Vmm>,
     slots: Arc<slot::Slots>,
-    checkpoints: Arc<checkpoint::Checkpoints>,
+    templates: Arc<template::Templates>,
+    layers: layer::Layers,
+    checkpoints: checkpoint::Checkpoints,
+    capturing: Mutex<HashMap<SnapshotId, capture::Capturing>>,
+    captures: Semaphore,
     directories: machine::Directories,
     capacity: Arc<capacity::Capacity>,
     turns: Semaphore,
@@ -92,7 +107,12 @@ impl Node {
         let made = {
             let mut entries = self.entries.lock().expect("no panic under it");
             match entries.get(&id) {
-                Some(Entry::Running(running)) => return Ok(Arc::clone(running)),
+                Some(Entry::Running(running)) if running.record.spec.incarnation == spec.incarnation => {
+                    return Ok(Arc::clone(running));
+                }
+                Some(Entry::Running(_)) => {
+                    return Err(Error::internal(format!("sandbox {id} has a machine of another life")));
+                }
                 Some(Entry::Making { made, .. }) => made.clone(),
                 None => {
                     let cancel = CancellationToken::new();
@@ -143,11 +163,12 @@ impl Node {
     }
 
     /// Takes a machine in that was found running.
-    fn insert(self: &Arc<Self>, record: machine::Record, guest: guest::Guest, parts: Parts) {
+    fn insert(self: &Arc<Self>, record: machine::Record, guest: guest::Guest, parts: Parts) -> Arc<Running> {
         let id = record.spec.sandbox_id;
         let mut entries = self.entries.lock().expect("no panic under it");
         let running = running::drive(Arc::clone(self), record, guest, parts);
-        entries.insert(id, Entry::Running(running));
+        entries.insert(id, Entry::Running(Arc::clone(&running)));
+        running
     }
 
     /// Strikes a machine that is gone off the list.

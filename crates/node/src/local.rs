@@ -6,26 +6,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
-use nullspace_guest_proto as proto;
 use nullspace_node_api::{
-    ByteStream, Command, FileBody, Finished, LogStream, Machine, MachineSpec, Node as Api, NodeTemplate,
-    ProcessEvents, ProcessState, Published, Report, TerminalEvents, TerminalSpec, UploadSpec, UploadState,
+    ByteStream, Checkpoint, CheckpointMode, Command, DiskDiff, DiskOf, FileBody, Finished, Garbage,
+    LogStream, Machine, MachineSpec, Node as Api, NodeTemplate, NodeUsage, ProcessEvents, ProcessState,
+    Published, Report, TerminalEvents, TerminalSpec, UploadSpec, UploadState,
 };
 use nullspace_types::file::{
     BatchPart, FileChange, FileInfo, FileMatch, FileRange, FileReplace, FileReplaced, Found,
 };
-use nullspace_types::id::{SandboxId, SessionId, UploadId};
+use nullspace_types::id::{SandboxId, SessionId, SnapshotId, UploadId};
 use nullspace_types::sandbox::SandboxMetrics;
 use nullspace_types::terminal::TerminalInfo;
 use nullspace_types::{Code, Error, Result};
 use tokio::sync::mpsc;
 
-use crate::checkpoint::vmm_error;
 use crate::create::TEMPLATE;
-use crate::guest::{answered, process_error};
-use crate::running::SAMPLES;
 use crate::start::Settings;
-use crate::{Config, Entry, NetworkConfig, Node, file, process, search, start, terminal, upload};
+use crate::template::vmm_error;
+use crate::{
+    Config, Entry, NetworkConfig, Node, diff, file, garbage, process, sample, search, start, terminal, upload,
+};
 
 /// A node on this host.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl Api for LocalNode {
     }
 
     async fn template_list(&self) -> Result<Vec<NodeTemplate>> {
-        let image = self.0.checkpoints.image();
+        let image = self.0.templates.image();
         Ok(vec![NodeTemplate {
             name: TEMPLATE.into(),
             description: "Debian with Python, Node.js, git and the usual tools".into(),
@@ -83,28 +83,49 @@ impl Api for LocalNode {
         self.0.destroy(id).await
     }
 
-    async fn machine_metrics(&self, id: SandboxId) -> Result<Vec<SandboxMetrics>> {
-        let machine = self.0.running(id)?;
-        let mut client = machine.client()?;
-        let reply = answered(client.metrics(proto::MetricsRequest {})).await;
-        let reply = reply.map_err(|status| process_error(&status))?;
-        let sample = SandboxMetrics {
-            timestamp: Timestamp::now(),
-            cpu_percent: reply.cpu_percent,
-            cpu_count: reply.cpu_count,
-            mem_used_bytes: reply.mem_used_bytes,
-            mem_total_bytes: reply.mem_total_bytes,
-            disk_used_bytes: reply.disk_used_bytes,
-            disk_total_bytes: reply.disk_total_bytes,
-            network_rx_bytes: Some(reply.network_rx_bytes),
-            network_tx_bytes: Some(reply.network_tx_bytes),
+    async fn checkpoint_create(
+        &self,
+        of: SandboxId,
+        id: SnapshotId,
+        mode: CheckpointMode,
+    ) -> Result<Checkpoint> {
+        self.0.checkpoint(of, id, mode).await
+    }
+
+    async fn checkpoint_list(&self) -> Result<Vec<Checkpoint>> {
+        let all = self.0.checkpoints.list();
+        Ok(all.iter().map(|captured| captured.record.checkpoint.clone()).collect())
+    }
+
+    async fn checkpoint_delete(&self, id: SnapshotId) -> Result<()> {
+        self.0.checkpoints.remove(id, &self.0.layers).await
+    }
+
+    async fn disk_diff(&self, of: DiskOf, against: DiskOf, limit: u32) -> Result<DiskDiff> {
+        diff::diff(&self.0, of, against, limit).await
+    }
+
+    async fn garbage_collect(&self, apply: bool) -> Result<Vec<Garbage>> {
+        garbage::collect(&self.0, apply).await
+    }
+
+    async fn usage(&self) -> Result<NodeUsage> {
+        let machines = {
+            let entries = self.0.entries.lock().expect("no panic under it");
+            entries.values().filter(|entry| matches!(entry, Entry::Running(_))).count()
         };
-        let mut samples = machine.samples.lock().expect("no panic under it");
-        if samples.len() == SAMPLES {
-            samples.pop_front();
-        }
-        samples.push_back(sample);
-        Ok(samples.iter().cloned().collect())
+        Ok(NodeUsage {
+            machines: machines as u64,
+            spares: self.0.spares.count() as u64,
+            ready_slots: self.0.slots.ready() as u64,
+            checkpoints: self.0.checkpoints.list().len() as u64,
+            layers: self.0.layers.count() as u64,
+            disk_free_bytes: self.0.capacity.free_disk_mb()? << 20,
+        })
+    }
+
+    async fn machine_metrics(&self, id: SandboxId) -> Result<Vec<SandboxMetrics>> {
+        sample::history(&*self.0.running(id)?).await
     }
 
     async fn process_run(&self, id: SandboxId, command: Command) -> Result<Finished> {
@@ -316,7 +337,7 @@ impl Api for LocalNode {
         self.0.stopping.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
-        let drained = self.0.spares.drain().await;
+        let drained = self.0.spares.drain(&self.0.layers).await;
         let stopped = self.0.slots.shutdown().await;
         let closed = self.0.vmm.close().await.map_err(vmm_error);
         if let Err(error) = drained.and(stopped).and(closed) {

@@ -2,7 +2,8 @@
 //!
 //! `machines/SANDBOX/` holds the machine's own disk layer, its monitor's socket and log, and
 //! `machine.json`, written once the machine is adopted: a directory without one is half-made and is
-//! removed at the next start with all it held. `spares/N/` is the same before anybody has asked.
+//! removed at the next start with all it held. `spares/N/` is the same before anybody has asked. Frozen
+//! layers are in `layers/`, checkpoints in `checkpoints/SNAPSHOT/`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,9 @@ use nullspace_node_api::{Machine, MachineSpec};
 use nullspace_types::Error;
 use nullspace_vmm::Handle;
 use serde::{Deserialize, Serialize};
+
+use crate::layer::LayerId;
+use crate::template::TemplateRef;
 
 /// The record's name in a machine's directory.
 pub const RECORD: &str = "machine.json";
@@ -33,8 +37,24 @@ pub struct Record {
     pub slot: u32,
     /// The agent's token.
     pub token: String,
-    /// The checkpoint it was restored from.
-    pub checkpoint: String,
+    /// The template whose memory lies under its own.
+    pub template: TemplateRef,
+    /// The frozen layers of its disk above the template's, lowest first.
+    pub layers: Vec<LayerId>,
+    /// The file of the layer that it writes to, in its directory.
+    pub top: String,
+    /// What is happening to its disk: written before it begins, so that after a crash the monitor can be
+    /// asked how far it came.
+    pub freezing: Option<Freezing>,
+}
+
+/// The top of a machine's disk becomes a layer, under another top.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freezing {
+    /// What the top of now becomes.
+    pub layer: LayerId,
+    /// The file of the next.
+    pub top: String,
 }
 
 /// The directories under a node's own.
@@ -44,14 +64,23 @@ pub struct Directories {
     pub machines: PathBuf,
     /// `spares/`
     pub spares: PathBuf,
+    /// `layers/`
+    pub layers: PathBuf,
+    /// `checkpoints/`
+    pub checkpoints: PathBuf,
 }
 
 impl Directories {
     /// Makes them, readable by nobody else.
     pub fn make(node: &Path) -> std::io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
-        let made = Self { machines: node.join("machines"), spares: node.join("spares") };
-        for directory in [&made.machines, &made.spares] {
+        let made = Self {
+            machines: node.join("machines"),
+            spares: node.join("spares"),
+            layers: node.join("layers"),
+            checkpoints: node.join("checkpoints"),
+        };
+        for directory in [&made.machines, &made.spares, &made.layers, &made.checkpoints] {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
         Ok(made)
@@ -78,14 +107,16 @@ pub fn noted_process(directory: &Path) -> Option<Handle> {
     read_json(directory, PROCESS)
 }
 
-async fn write_json(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), Error> {
+/// Writes a file of JSON, whole or not at all.
+pub async fn write_json(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec_pretty(value).map_err(Error::internal)?;
     let (new, target) = (directory.join(format!("{name}.new")), directory.join(name));
     fs_err::tokio::write(&new, text).await.map_err(disk_error)?;
     fs_err::tokio::rename(&new, &target).await.map_err(disk_error)
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(directory: &Path, name: &str) -> Option<T> {
+/// Reads one. `None` if it is not there, or is of another version.
+pub fn read_json<T: serde::de::DeserializeOwned>(directory: &Path, name: &str) -> Option<T> {
     let text = fs_err::read(directory.join(name)).ok()?;
     match serde_json::from_slice(&text) {
         Ok(value) => Some(value),

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use nullspace_types::Error;
 use nullspace_vmm::Vmm;
 
-use crate::checkpoint::vmm_error;
+use crate::checkpoint::Checkpoints;
 use crate::machine::{self, Directories, Record, remove_directory};
 use crate::slot::Slot;
+use crate::template::vmm_error;
 
 /// A machine that was written down, and whose process still runs as far as can be seen.
 pub struct Survivor {
@@ -20,11 +21,19 @@ pub struct Survivor {
     pub directory: PathBuf,
 }
 
-/// Reads what the last server left, and ends and removes what was never finished.
-pub async fn survivors(directories: &Directories, vmm: &dyn Vmm) -> Result<Vec<Survivor>, Error> {
+/// Reads what the last server left, and ends and removes what was never finished, and what is hibernated.
+pub async fn survivors(
+    directories: &Directories,
+    checkpoints: &Checkpoints,
+    vmm: &dyn Vmm,
+) -> Result<Vec<Survivor>, Error> {
     let mut found = Vec::new();
     for directory in subdirectories(&directories.machines)? {
         match machine::read(&directory) {
+            // It stands still at the instant of its checkpoint: two machines must not go on from there.
+            Some(record) if checkpoints.hibernation_of(&record.machine).is_some() => {
+                remove(vmm, Some(record.handle), &directory).await?;
+            }
             Some(record) if alive(&record) => found.push(Survivor { record, directory }),
             record => remove(vmm, record.map(|record| record.handle), &directory).await?,
         }
@@ -81,8 +90,17 @@ pub async fn take_up(
                 }
                 let room = node.capacity.hold(record.spec.shape);
                 let guest = crate::guest::Guest::new(monitor.link());
-                tracing::info!(sandbox = %record.spec.sandbox_id, "found running");
-                node.insert(record, guest, crate::running::Parts { monitor, slot, directory, room });
+                let sandbox = record.spec.sandbox_id;
+                tracing::info!(%sandbox, "found running");
+                node.layers.hold(&record.layers);
+                let freezing = record.freezing.clone();
+                let parts = crate::running::Parts { monitor, slot, directory, room };
+                let running = node.insert(record, guest, parts);
+                crate::stall::end_any(node, &running);
+                if let Err(error) = crate::capture::complete(node, &running, freezing).await {
+                    tracing::error!(%sandbox, %error, context = error.context, "it is not known what the machine's disk is made of; it runs on, but is not captured any more");
+                    running.disk.lock().await.closed = true;
+                }
             }
             Err(error) => {
                 tracing::warn!(sandbox = %record.spec.sandbox_id, %error, "the machine cannot be taken up; it is removed");

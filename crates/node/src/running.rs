@@ -5,7 +5,8 @@
 //! once, and only then does anybody learn that it is gone.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,19 +19,18 @@ use nullspace_types::{Code, Error};
 use nullspace_vmm::{MachineEvent, Monitor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use crate::Node;
-use crate::assemble::remove_parts;
+use crate::assemble::{end_process, remove_files};
 use crate::capacity::Room;
 use crate::guest::{Client, Guest};
-use crate::machine::Record;
+use crate::layer::LayerId;
+use crate::machine::{self, Freezing, Record};
 use crate::slot::Slot;
+use crate::{Node, crash};
 
 /// How often a machine that stands still looks whether the disk has room: nothing signals that.
 const DISK_LOOK: Duration = Duration::from_secs(1);
 /// MiB of disk that must be free before it is let go on.
 const DISK_ROOM_MB: u64 = 64;
-/// Samples of metrics that are kept.
-pub const SAMPLES: usize = 120;
 /// Streams out of one machine at once. Its agent takes 512 calls at once, and some must be left for those
 /// that are no streams.
 const STREAMS: usize = 384;
@@ -39,15 +39,62 @@ const STREAMS: usize = 384;
 pub struct Running {
     /// What is written down of it.
     pub record: Record,
+    /// Its process.
+    pub monitor: Arc<dyn Monitor>,
+    /// Its disk, held by who changes that.
+    pub disk: tokio::sync::Mutex<Disk>,
+    /// Whether its layers are being merged.
+    pub merging: AtomicBool,
     /// Samples of what it uses, newest last.
     pub samples: Mutex<VecDeque<SandboxMetrics>>,
+    directory: PathBuf,
     guest: Guest,
     streams: Arc<Semaphore>,
     end: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
     gone: watch::Receiver<bool>,
 }
 
+/// The layers of a machine's disk that are its own or shared with relatives.
+#[derive(Debug)]
+pub struct Disk {
+    /// Frozen ones above the template's, lowest first. The machine holds them.
+    pub layers: Vec<LayerId>,
+    /// The file of the one that it writes to.
+    pub top: String,
+    /// It is not to be frozen any more: the machine is ending, or something is where nobody looks for it.
+    pub closed: bool,
+}
+
+impl Disk {
+    /// Refuses to change what is closed.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.closed { Err(Running::lost()) } else { Ok(()) }
+    }
+
+    /// Where the top is.
+    pub fn top_path(&self, directory: &Path) -> PathBuf {
+        directory.join(&self.top)
+    }
+
+    /// A name for the next top, that no file has.
+    pub fn next_top(&self) -> String {
+        format!("top-{}.qcow2", uuid::Uuid::now_v7().simple())
+    }
+}
+
 impl Running {
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes its record anew, with its disk as it is now and what is about to happen to that.
+    pub async fn write_down(&self, disk: &Disk, freezing: Option<Freezing>) -> Result<(), Error> {
+        let record =
+            Record { layers: disk.layers.clone(), top: disk.top.clone(), freezing, ..self.record.clone() };
+        machine::write(&self.directory, &record).await
+    }
+
     /// Its agent.
     pub fn client(&self) -> Result<Client, Error> {
         self.guest.with_token(&self.record.token)
@@ -144,8 +191,21 @@ pub fn drive(node: Arc<Node>, record: Record, guest: Guest, parts: Parts) -> Arc
     let (end, orders) = mpsc::channel(4);
     let (done, gone) = watch::channel(false);
     let streams = Arc::new(Semaphore::new(STREAMS));
-    let running = Arc::new(Running { record, samples: Mutex::default(), guest, streams, end, gone });
+    let disk = Disk { layers: record.layers.clone(), top: record.top.clone(), closed: false };
+    let running = Arc::new(Running {
+        record,
+        monitor: Arc::clone(&parts.monitor),
+        disk: tokio::sync::Mutex::new(disk),
+        merging: AtomicBool::new(false),
+        samples: Mutex::default(),
+        directory: parts.directory.clone(),
+        guest,
+        streams,
+        end,
+        gone,
+    });
     let name = running.record.spec.sandbox_id;
+    tokio::spawn(crate::sample::keep(Arc::clone(&node), Arc::clone(&running)));
     let driver = driver(node, Arc::clone(&running), parts, orders, done);
     tokio::spawn(async move {
         tracing::debug!(sandbox = %name, "driver begins");
@@ -153,6 +213,15 @@ pub fn drive(node: Arc<Node>, record: Record, guest: Guest, parts: Parts) -> Arc
         tracing::debug!(sandbox = %name, "driver ends");
     });
     running
+}
+
+/// Removes the files of a machine that is no more, and lets go of its layers. A capture that is in the middle
+/// fails now, and lets go of the disk.
+async fn remove_disk(node: &Node, running: &Running, directory: &Path) -> Result<(), Error> {
+    let mut disk = running.disk.lock().await;
+    disk.closed = true;
+    let removed = remove_files(directory).await;
+    removed.and(node.layers.release(&std::mem::take(&mut disk.layers)).await)
 }
 
 async fn driver(
@@ -194,7 +263,10 @@ async fn driver(
         }
     };
     let Parts { monitor, slot, directory, room } = parts;
-    let outcome = remove_parts(monitor.as_ref(), slot, &directory).await;
+    crash::step("destroy.begun");
+    let ended = end_process(monitor.as_ref(), slot).await;
+    let outcome = ended.and(remove_disk(&node, &running, &directory).await);
+    crash::step("destroy.layers_released");
     if let Err(error) = &outcome {
         tracing::error!(%sandbox, %error, context = error.context, "a machine could not be removed whole");
     }

@@ -60,6 +60,14 @@ impl Slots {
         }
     }
 
+    /// How many are made ahead.
+    pub fn ready(&self) -> usize {
+        match self {
+            Self::Real { pool, .. } => pool.status().ready,
+            Self::Fake(_) => 0,
+        }
+    }
+
     /// Removes the slots that nobody uses.
     pub async fn shutdown(&self) -> Result<(), Error> {
         match self {

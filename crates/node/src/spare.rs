@@ -11,9 +11,10 @@ use nullspace_types::Error;
 use tokio::sync::{Notify, watch};
 
 use crate::Node;
-use crate::assemble::{Assembled, assemble};
+use crate::assemble::{Assembled, Source, assemble};
 use crate::capacity::Room;
-use crate::checkpoint::vmm_error;
+use crate::layer::Layers;
+use crate::template::vmm_error;
 use crate::warm;
 
 struct Spare {
@@ -86,17 +87,17 @@ impl Spares {
     }
 
     /// Ends every spare: room is wanted, or the node stops.
-    pub async fn drain(&self) -> Result<(), Error> {
+    pub async fn drain(&self, layers: &Layers) -> Result<(), Error> {
         let all = std::mem::take(&mut *self.ready.lock().expect("no panic under it"));
         for spare in all {
-            spare.assembled.remove().await?;
+            spare.assembled.remove(layers).await?;
         }
         Ok(())
     }
 
-    /// Whether there is any spare to drain.
-    pub fn any(&self) -> bool {
-        !self.ready.lock().expect("no panic under it").is_empty()
+    /// How many are ready.
+    pub fn count(&self) -> usize {
+        self.ready.lock().expect("no panic under it").len()
     }
 
     fn missing(&self) -> Option<(Shape, Vec<Spare>)> {
@@ -126,7 +127,7 @@ pub async fn keep(node: Arc<Node>) {
             }
             let Some((shape, others)) = spares.missing() else { break };
             for spare in others {
-                if let Err(error) = spare.assembled.remove().await {
+                if let Err(error) = spare.assembled.remove(&node.layers).await {
                     tracing::error!(%error, context = error.context, "a spare machine could not be removed");
                 }
             }
@@ -143,14 +144,14 @@ pub async fn keep(node: Arc<Node>) {
 
 async fn make(node: &Node, shape: Shape) -> Result<Spare, Error> {
     let room = node.capacity.take(shape)?;
-    let checkpoint = node.checkpoints.get(shape).await?;
+    let source = Source { template: node.templates.get(shape).await?, captured: None };
     let number = node.spares.next.fetch_add(1, Ordering::Relaxed);
     let directory = node.spares.directory.join(number.to_string());
-    let assembled = assemble(node.vmm.as_ref(), &node.slots, checkpoint, &directory).await?;
+    let assembled = assemble(node.vmm.as_ref(), &node.slots, &node.layers, source, &directory).await?;
     match warm_up(&assembled).await {
         Ok(()) => Ok(Spare { shape, assembled, _room: room }),
         Err(error) => {
-            assembled.remove().await?;
+            assembled.remove(&node.layers).await?;
             Err(error)
         }
     }
@@ -158,7 +159,7 @@ async fn make(node: &Node, shape: Shape) -> Result<Spare, Error> {
 
 /// Lets it run a command, so that its link is open and its code translated, and stops it again.
 async fn warm_up(spare: &Assembled) -> Result<(), Error> {
-    let mut client = spare.guest.with_token(&spare.checkpoint.record.token)?;
+    let mut client = spare.guest.with_token(spare.source.token())?;
     spare.monitor.resume().await.map_err(vmm_error)?;
     warm::run_one_command(&mut client).await?;
     spare.monitor.pause().await.map_err(vmm_error)

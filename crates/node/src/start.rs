@@ -15,12 +15,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::capacity::Capacity;
-use crate::checkpoint::{Checkpoints, vmm_error};
+use crate::checkpoint::Checkpoints;
+use crate::layer::Layers;
 use crate::machine::Directories;
 use crate::slot::{Slot, Slots, net_error};
 use crate::spare::Spares;
+use crate::template::{Templates, vmm_error};
 use crate::{AccelerationChoice, Config, Driver, NetworkConfig, Node, recover};
 
+/// Captures at once: each holds a copy of what its machine has changed in memory until that is on the disk.
+const CAPTURES: usize = 4;
 /// How long after a failure a checkpoint is tried again.
 const PREPARE_AGAIN: Duration = Duration::from_secs(15);
 
@@ -40,6 +44,7 @@ pub struct Settings {
 pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<Arc<Node>, Error> {
     let Settings { node: config, network, data_dir, image_dir } = settings;
     let unusable = |error: &dyn std::fmt::Display| Error::new(Code::Unavailable, error.to_string());
+    crate::crash::check()?;
     raise_descriptor_limit()?;
     let shapes = config.parsed_shapes().map_err(|error| unusable(&error))?;
     let directories = Directories::make(&data_dir.join("node")).map_err(Error::internal)?;
@@ -54,7 +59,9 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
         Driver::Qemu => Arc::new(qemu(&config, &image, &checkpoint_dir, &instance).await?),
         Driver::Fake => Arc::new(fake::FakeVmm::default()),
     };
-    let survivors = recover::survivors(&directories, vmm.as_ref()).await?;
+    let layers = Layers::new(directories.layers.clone());
+    let checkpoints = Checkpoints::open(directories.checkpoints.clone(), &layers).await?;
+    let survivors = recover::survivors(&directories, &checkpoints, vmm.as_ref()).await?;
     let keep: Vec<u32> = survivors.iter().map(|survivor| survivor.record.slot).collect();
     let (slots, kept) = match config.driver {
         Driver::Qemu => real_slots(&config, network, instance, &keep).await?,
@@ -62,7 +69,7 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
     };
     let slots = Arc::new(slots);
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
-    let checkpoints = Checkpoints::open(
+    let templates = Templates::open(
         checkpoint_dir,
         image,
         Arc::clone(&vmm),
@@ -78,7 +85,11 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
     let node = Arc::new(Node {
         capacity: Arc::new(Capacity::new(&config, data_dir)),
         spares: Spares::new(directories.spares.clone(), config.spare_machines),
-        checkpoints: Arc::new(checkpoints),
+        templates: Arc::new(templates),
+        layers,
+        checkpoints,
+        capturing: Mutex::default(),
+        captures: Semaphore::new(CAPTURES),
         vmm,
         slots,
         directories,
@@ -90,6 +101,16 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
         entries: Mutex::default(),
     });
     recover::take_up(&node, survivors, kept).await?;
+    for garbage in crate::garbage::collect(&node, true).await? {
+        tracing::info!(
+            kind = garbage.kind,
+            name = garbage.name,
+            bytes = garbage.bytes,
+            "removed: {}",
+            garbage.reason
+        );
+    }
+    node.tasks.spawn(crate::garbage::keep(Arc::clone(&node)));
     node.tasks.spawn(prepare(Arc::clone(&node), shapes));
     node.tasks.spawn(crate::spare::keep(Arc::clone(&node)));
     Ok(node)
@@ -179,7 +200,7 @@ async fn prepare(node: Arc<Node>, shapes: Vec<Shape>) {
         return;
     };
     for shape in shapes {
-        while let Err(error) = node.checkpoints.get(shape).await {
+        while let Err(error) = node.templates.get(shape).await {
             if node.stopping.is_cancelled() {
                 return;
             }

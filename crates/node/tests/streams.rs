@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use nullspace_node::{Config, Driver, LocalNode, NetworkConfig};
 use nullspace_node_api::{
-    Captured, Command, MachineSpec, Node, Shape, TerminalSpec, UploadSpec, UploadState,
+    Captured, Command, MachineSpec, Node, Origin, Shape, TerminalSpec, UploadSpec, UploadState,
 };
 use nullspace_types::file::{BatchPart, FileRange};
 use nullspace_types::id::{IncarnationId, SandboxId, SessionId, UploadId};
@@ -48,6 +48,7 @@ async fn world() -> World {
         envs: [].into(),
         cwd: None,
         internet_access: false,
+        origin: Origin::Template,
     };
     node.machine_create(spec).await.unwrap();
     let record = std::fs::read(data_dir.join(format!("node/machines/{id}/machine.json"))).unwrap();

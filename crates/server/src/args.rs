@@ -1,4 +1,4 @@
-//! The arguments of `nullspace server` and `nullspace key`, declared once; the command line flattens
+//! The arguments of `nullspace server`, `nullspace key` and `nullspace gc`, declared once; the command line flattens
 //! them into its own.
 
 use std::net::SocketAddr;
@@ -21,6 +21,17 @@ pub struct ServerArgs {
     /// Configuration file in TOML; see docs/reference/config.md.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Show what lies on the server's disk and nobody needs, or remove it.
+#[derive(Debug, Clone, Args)]
+pub struct GcArgs {
+    /// The running server's data directory.
+    #[arg(long, value_name = "DIR", env = "NULLSPACE_DATA_DIR", default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Remove it; without this it is only shown.
+    #[arg(long)]
+    pub apply: bool,
 }
 
 /// Manage API keys and the tenants they belong to. Works while the server runs.

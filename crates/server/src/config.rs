@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use nullspace_domain::Limits;
 use nullspace_domain::limits::UPLOAD_PARTS_MAX;
+use nullspace_domain::{Limits, WebhookConfig};
 use serde::{Deserialize, Serialize};
 
 /// The whole file.
@@ -22,6 +22,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// What callers may ask for.
     pub limits: Limits,
+    /// How lifecycle events are sent out.
+    pub webhooks: WebhookConfig,
     /// How machines are made.
     pub node: nullspace_node::Config,
     /// What machines may reach.
@@ -109,6 +111,8 @@ impl Config {
             ("limits.upload_staging_bytes_max", 1, limits.upload_staging_bytes_max),
             ("limits.upload_secs_max", 1, u64::from(limits.upload_secs_max)),
             ("server.connections_max", 1, self.server.connections_max as u64),
+            ("webhooks.concurrency_max", 1, self.webhooks.concurrency_max as u64),
+            ("webhooks.timeout_secs", 1, u64::from(self.webhooks.timeout_secs)),
         ] {
             anyhow::ensure!(high >= low, "{name} must be at least {low}, got {high}");
         }
@@ -186,6 +190,7 @@ mod tests {
             ("[server]\npublic_url = \"https://example.com/?x\"", "server.public_url"),
             ("[server]\npublic_url = \"ftp://example.com\"", "server.public_url"),
             ("[node]\nmax_machine = 3", "max_machine"),
+            ("[webhooks]\nconcurrency_max = 0", "webhooks.concurrency_max must be at least 1, got 0"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(says), "{text}: {error}");

@@ -16,11 +16,12 @@ What stands here are the defaults.
 ";
 
 /// Each section with the struct that declares it and that struct's source.
-const SECTIONS: [(&str, &str, &str); 6] = [
+const SECTIONS: [(&str, &str, &str); 7] = [
     ("server", "ServerConfig", include_str!("config.rs")),
     ("image", "ImageConfig", include_str!("config.rs")),
     ("store", "StoreConfig", include_str!("config.rs")),
     ("limits", "Limits", include_str!("../../domain/src/limits.rs")),
+    ("webhooks", "WebhookConfig", include_str!("../../domain/src/webhook.rs")),
     ("node", "Config", include_str!("../../node/src/config.rs")),
     ("network", "NetworkConfig", include_str!("../../node/src/config.rs")),
 ];

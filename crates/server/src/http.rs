@@ -1,12 +1,14 @@
 //! The HTTP side of the server: accepts connections, serves each in a task of its own, and lets them
-//! end when the server stops; sockets are cut then. Owns the listener and the connections; knows nothing of
-//! what is served.
+//! end when the server stops; sockets that do not are cut then. Owns the listener and the connections; knows
+//! nothing of what is served.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nullspace_api::Connected;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long to wait after the system refused a connection for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a socket may take to say goodbye when the server stops.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Serves until `stop`, then returns; the connections are in `connections` and end by themselves, each
 /// after the request it is answering.
@@ -41,8 +46,9 @@ pub async fn serve(
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let connection = serve_connection(stream, router.clone(), stop.clone());
+            Ok((stream, peer)) => {
+                let connected = Connected { peer, stopping: stop.clone() };
+                let connection = serve_connection(stream, router.clone(), connected);
                 connections.spawn(async move {
                     connection.await;
                     drop(place);
@@ -56,29 +62,38 @@ pub async fn serve(
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: axum::Router, stop: CancellationToken) {
+async fn serve_connection(stream: TcpStream, router: axum::Router, connected: Connected) {
     // Answers are small and clients wait for each: gathering them into fuller packets costs up to 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     let (stream, leash) = leashed(stream);
-    speak(stream, router, &stop).await;
+    let stop = connected.stopping.clone();
+    speak(stream, router, connected).await;
     // One that became a socket is now somebody else's, and has no end of its own.
     tokio::select! {
         () = leash.dropped() => {}
         () = stop.cancelled() => {
-            leash.cut();
-            leash.dropped().await;
+            if tokio::time::timeout(GOODBYE, leash.dropped()).await.is_err() {
+                leash.cut();
+                leash.dropped().await;
+            }
         }
     }
 }
 
 /// Serves requests until there are no more, or the connection has become a socket.
-async fn speak(stream: Leashed<TcpStream>, router: axum::Router, stop: &CancellationToken) {
+async fn speak(stream: Leashed<TcpStream>, router: axum::Router, connected: Connected) {
+    let stop = connected.stopping.clone();
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(connected.clone());
+        router.call(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

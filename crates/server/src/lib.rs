@@ -4,6 +4,7 @@
 //! Deliberately absent: what verbs mean (control), routes and HTTP errors (api), machines (node), printing
 //! beyond the few lines of a server in the foreground (the command line prints).
 
+mod admin;
 mod app;
 pub mod args;
 pub mod compose;
@@ -18,7 +19,8 @@ mod log;
 mod run;
 mod server;
 
-pub use args::{KeyArgs, ServerArgs};
+pub use admin::{GarbageReport, gc};
+pub use args::{GcArgs, KeyArgs, ServerArgs};
 pub use config::Config;
 pub use config_reference::reference;
 pub use key::{KeyAnswer, key};

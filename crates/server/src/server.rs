@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::admin;
 use crate::app::App;
 use crate::args::ServerArgs;
 use crate::compose::{NodeStart, StartNode};
@@ -94,12 +95,12 @@ impl BringUp {
     async fn run(self) -> anyhow::Result<()> {
         let (reports, news) = mpsc::channel(REPORTS);
         let config = self.options.config;
-        let limits = config.limits.clone();
+        let (limits, webhooks) = (config.limits.clone(), config.webhooks.clone());
         let start = NodeStart { config, data_dir: self.data_dir, reports };
         let node =
             (self.start_node)(start).await.map_err(with_context).context("the node could not start")?;
         let node = self.node.get_or_init(|| node).clone();
-        let control = Control::start(self.store, node, news, Arc::new(SystemClock), limits)
+        let control = Control::start(self.store, node, news, Arc::new(SystemClock), limits, webhooks)
             .await
             .map_err(with_context)
             .context("what the last server left could not be taken over")?;
@@ -130,6 +131,7 @@ impl Server {
             .await
             .with_context(|| format!("cannot listen on {listen}; choose another with --listen"))?;
         let address = listener.local_addr()?;
+        let admin_socket = admin::bind(data_dir.path())?;
 
         let authenticator = Authenticator::open(store.clone()).await.map_err(with_context)?;
         let app = App::new(authenticator, options.config.server.public_url.clone());
@@ -142,6 +144,7 @@ impl Server {
             connections.clone(),
         );
         let node = Arc::new(OnceLock::new());
+        connections.spawn(admin::serve(admin_socket, node.clone(), stop.clone()));
         let bring_up = BringUp {
             options,
             data_dir: data_dir.path().to_owned(),

@@ -4,9 +4,12 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use nullspace_types::event::{EventStatus, LifecycleEvent, Operation};
-use nullspace_types::id::{EventId, SandboxId, TenantId};
+use nullspace_types::id::{EventId, SandboxId, SnapshotId, TenantId};
+
+use serde_json::{Map, Value};
 
 use crate::Result;
+use crate::canonical::pair_digest;
 
 /// A place in the log. Reading on from a cursor misses nothing: an event becomes visible only after every
 /// event with a smaller cursor is visible or will never be.
@@ -42,8 +45,20 @@ pub enum EventOrder {
 /// Which events to list.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EventFilter {
-    /// Only those of this sandbox.
+    /// Only those in which this sandbox has any part: its own, or come from it, or come to it.
     pub sandbox_id: Option<SandboxId>,
+    /// Only those about this snapshot.
+    pub snapshot_id: Option<SnapshotId>,
+    /// Only those that came from this sandbox.
+    pub source_sandbox_id: Option<SandboxId>,
+    /// Only those of which this sandbox came.
+    pub target_sandbox_id: Option<SandboxId>,
+    /// Only those whose metadata has all of these pairs.
+    pub metadata: Map<String, Value>,
+    /// Only those behind this place.
+    pub after: Option<EventCursor>,
+    /// Only those up to this place.
+    pub up_to: Option<EventCursor>,
     /// Only of this operation.
     pub operation: Option<Operation>,
     /// Only of this status.
@@ -58,6 +73,28 @@ pub struct EventFilter {
     pub offset: u32,
     /// At most this many.
     pub limit: u32,
+}
+
+impl EventFilter {
+    /// Whether an event passes, wherever it stands in the log.
+    pub fn matches(&self, event: &LifecycleEvent) -> bool {
+        fn is<T: PartialEq>(wanted: Option<T>, found: Option<T>) -> bool {
+            wanted.is_none() || wanted == found
+        }
+        let parts = [event.sandbox_id, event.source_sandbox_id, event.target_sandbox_id];
+        (self.sandbox_id.is_none() || parts.contains(&self.sandbox_id))
+            && is(self.snapshot_id, event.snapshot_id)
+            && is(self.source_sandbox_id, event.source_sandbox_id)
+            && is(self.target_sandbox_id, event.target_sandbox_id)
+            && is(self.operation, Some(event.operation))
+            && is(self.status, Some(event.status))
+            && self.from.is_none_or(|from| event.occurred_at >= truncated(from))
+            && self.until.is_none_or(|until| event.occurred_at < truncated(until))
+            && self.metadata.iter().all(|(name, wanted)| {
+                let found = event.metadata.get(name);
+                found.is_some_and(|found| pair_digest(name, found) == pair_digest(name, wanted))
+            })
+    }
 }
 
 /// Reading the log. Writing happens within the operations of the other traits.

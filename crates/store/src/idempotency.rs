@@ -1,5 +1,6 @@
 //! Idempotency keys: one key of a tenant makes at most one thing, across crashes and callers at once. Rows
-//! are written and freed within the operations of [`SandboxStore`](crate::SandboxStore); here they age.
+//! are written and freed within the operations of [`SandboxStore`](crate::SandboxStore) and
+//! [`SnapshotStore`](crate::SnapshotStore); here they age.
 
 use async_trait::async_trait;
 use jiff::Timestamp;

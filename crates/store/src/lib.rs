@@ -1,6 +1,7 @@
 //! What must outlive the process: tenants and API keys, what was asked for and seen of every sandbox,
-//! idempotency keys, the log of lifecycle events, and the secrets that the server signs with. One set of traits, two engines behind them
-//! (SQLite for one host, PostgreSQL for many), one contract suite that both must pass.
+//! snapshots, idempotency keys, the log of lifecycle events, webhooks, and the secrets that the server signs
+//! with. One set of traits, two engines behind them (SQLite for one host, PostgreSQL for many), one contract
+//! suite that both must pass.
 //!
 //! Who owns what: of a [`sandbox::SandboxRow`], control writes [`sandbox::Desired`]; what a node reported
 //! goes into [`sandbox::Observed`], by compare-and-set on incarnation and generation; what is shown is
@@ -20,7 +21,9 @@ pub mod key;
 mod postgres;
 pub mod sandbox;
 pub mod secret;
+pub mod snapshot;
 mod sqlite;
+pub mod webhook;
 
 use std::sync::Arc;
 
@@ -33,11 +36,22 @@ pub use idempotency::IdempotencyStore;
 pub use key::KeyStore;
 pub use sandbox::SandboxStore;
 pub use secret::SecretStore;
+pub use snapshot::SnapshotStore;
+pub use webhook::WebhookStore;
 
 /// The whole store, as one handle: `Arc<dyn Store>`.
 #[async_trait]
 pub trait Store:
-    KeyStore + SandboxStore + EventStore + IdempotencyStore + SecretStore + Send + Sync + 'static
+    KeyStore
+    + SandboxStore
+    + SnapshotStore
+    + EventStore
+    + WebhookStore
+    + IdempotencyStore
+    + SecretStore
+    + Send
+    + Sync
+    + 'static
 {
     /// Ok when the database answers.
     async fn ping(&self) -> Result<()>;

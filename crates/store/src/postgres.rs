@@ -25,6 +25,8 @@ const CONNECTIONS: u32 = 16;
 
 /// The advisory lock of whoever writes events: "nullspac" in ASCII, so that it meets no one else's.
 const EVENTS_LOCK: i64 = 0x6e75_6c6c_7370_6163;
+/// The same of whoever writes webhooks or deliveries.
+const WEBHOOKS_LOCK: i64 = EVENTS_LOCK + 1;
 
 /// Nothing that the store does takes long; what does is stuck. `SET` rather than a start-up option,
 /// because poolers refuse those.
@@ -72,5 +74,12 @@ impl Engine {
 /// every row lock of the transaction, so that it takes part in no deadlock.
 async fn lock_events(transaction: &mut Transaction) -> Result<()> {
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(EVENTS_LOCK).execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// Until the end of the transaction nobody else writes webhooks or deliveries: whose turn it is among those
+/// of a sandbox follows from many rows. Taken before any row lock, so that it takes part in no deadlock.
+async fn lock_webhooks(transaction: &mut Transaction) -> Result<()> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(WEBHOOKS_LOCK).execute(&mut **transaction).await?;
     Ok(())
 }

@@ -5,18 +5,21 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use nullspace_types::event::LifecycleEvent;
-use nullspace_types::id::{IncarnationId, SandboxId, TenantId};
+use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId, TenantId};
 use nullspace_types::sandbox::{Envs, TimeoutAction};
 use serde_json::{Map, Value};
 
 use crate::Result;
 use crate::idempotency::Idempotency;
+use crate::snapshot::NewSnapshot;
 
 /// What the user wants of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DesiredState {
     /// That it runs.
     Running,
+    /// That it is hibernated.
+    Paused,
     /// That it is gone. There is no way back.
     Destroyed,
 }
@@ -26,6 +29,7 @@ impl DesiredState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Destroyed => "destroyed",
         }
     }
@@ -38,6 +42,8 @@ pub enum ObservedState {
     None,
     /// It runs.
     Running,
+    /// It is on the disk, and no machine is there.
+    Paused,
     /// It went away by itself.
     Lost,
 }
@@ -48,6 +54,7 @@ impl ObservedState {
         match self {
             Self::None => "none",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Lost => "lost",
         }
     }
@@ -82,8 +89,16 @@ pub struct Desired {
     pub timeout_ms: u64,
     /// What happens at its end.
     pub timeout_action: TimeoutAction,
-    /// Its end; none before the sandbox ran.
+    /// Its end; none before the sandbox ran and while it is paused.
     pub timeout_at: Option<Timestamp>,
+    /// Whether it wakes by itself when it is used while it is paused.
+    pub auto_resume: bool,
+    /// The snapshot that it is being hibernated to, is paused on, or was last resumed from.
+    pub snapshot_id: Option<SnapshotId>,
+    /// The sandbox that it was forked from, or whose snapshot it began from.
+    pub parent_id: Option<SandboxId>,
+    /// The checkpoint that it began from; all children of one fork have the same.
+    pub origin_id: Option<SnapshotId>,
     /// Why it shall be gone.
     pub destroy_reason: Option<String>,
 }
@@ -149,6 +164,12 @@ pub struct NewSandbox {
     pub timeout_ms: u64,
     /// What happens at its end.
     pub timeout_action: TimeoutAction,
+    /// See [`Desired::auto_resume`].
+    pub auto_resume: bool,
+    /// See [`Desired::parent_id`].
+    pub parent_id: Option<SandboxId>,
+    /// See [`Desired::origin_id`].
+    pub origin_id: Option<SnapshotId>,
     /// When it was asked for.
     pub created_at: Timestamp,
 }
@@ -160,6 +181,17 @@ pub enum Insertion {
     Inserted(Box<SandboxRow>),
     /// The same request made this one before, in whatever state it is now; nothing was written.
     Existing(Box<SandboxRow>),
+    /// The idempotency key was used for another request; nothing was written.
+    KeyReused,
+}
+
+/// How an insert of several went.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Insertions {
+    /// They are there now.
+    Inserted,
+    /// The same request made these before; nothing was written.
+    Existing(Vec<SandboxRow>),
     /// The idempotency key was used for another request; nothing was written.
     KeyReused,
 }
@@ -239,6 +271,8 @@ pub struct SandboxCounts {
     pub creating: u64,
     /// Wanted and running.
     pub running: u64,
+    /// Hibernated, or on the way there or back.
+    pub paused: u64,
     /// Wanted and lost.
     pub lost: u64,
     /// Not wanted any more, but not gone yet.
@@ -257,8 +291,69 @@ pub trait SandboxStore: Send + Sync {
         events: &[LifecycleEvent],
     ) -> Result<Insertion>;
 
+    /// Begins the children of a fork, all or none, once per idempotency key. All have the same tenant and
+    /// `origin_id`, by which they are found again when the key comes again. Each event names its own sandbox.
+    async fn sandbox_insert_fork(
+        &self,
+        children: &[NewSandbox],
+        idempotency: Option<&Idempotency>,
+        events: &[LifecycleEvent],
+    ) -> Result<Insertions>;
+
+    /// Marks a running sandbox as being hibernated to a snapshot. Stale if it does not run or is not wanted
+    /// running.
+    async fn sandbox_pause_begin(
+        &self,
+        id: SandboxId,
+        snapshot: SnapshotId,
+        events: &[LifecycleEvent],
+    ) -> Result<Change>;
+
+    /// Marks it as paused, with its snapshot, and forgets the snapshot of its hibernation before, if any;
+    /// its window has no end from then on. Stale if it is not being hibernated to this one.
+    async fn sandbox_paused(
+        &self,
+        id: SandboxId,
+        snapshot: &NewSnapshot,
+        events: &[LifecycleEvent],
+    ) -> Result<Change>;
+
+    /// Marks a sandbox whose hibernation failed as wanted running again, with the end of its window. Stale
+    /// if it is not being hibernated.
+    async fn sandbox_pause_undo(
+        &self,
+        id: SandboxId,
+        timeout_at: Timestamp,
+        events: &[LifecycleEvent],
+    ) -> Result<Change>;
+
+    /// Marks a paused sandbox as wanted running, with a new life whose generation begins at 0. Its end is
+    /// written by [`SandboxStore::sandbox_running`]. Stale if it is not paused.
+    async fn sandbox_resume_begin(
+        &self,
+        id: SandboxId,
+        incarnation: IncarnationId,
+        events: &[LifecycleEvent],
+    ) -> Result<Change>;
+
+    /// Marks a sandbox whose resume failed as paused again. Stale if it is not being resumed.
+    async fn sandbox_resume_undo(&self, id: SandboxId, events: &[LifecycleEvent]) -> Result<Change>;
+
+    /// The tenant's sandboxes that descend from `root`, and `root` itself, gone ones too, oldest first, at
+    /// most `limit`.
+    async fn sandbox_descendants(
+        &self,
+        tenant: TenantId,
+        root: SandboxId,
+        limit: u32,
+    ) -> Result<Vec<SandboxRow>>;
+
+    /// How many sandboxes of every tenant are in each state.
+    async fn sandbox_counts_all(&self) -> Result<SandboxCounts>;
+
     /// Writes what a node reported, if it is of this life, newer than what is known, and the sandbox is
-    /// still wanted: once it is not, only its end is news.
+    /// still wanted: once it is not, only its end is news. Of one that is paused only that it runs again is
+    /// news, and only while it is being resumed.
     async fn sandbox_observed(
         &self,
         id: SandboxId,
@@ -284,8 +379,8 @@ pub trait SandboxStore: Send + Sync {
         events: &[LifecycleEvent],
     ) -> Result<Change>;
 
-    /// Marks the last of a sandbox as gone, whether or not its end was asked for before. Stale if it is
-    /// gone already.
+    /// Marks the last of a sandbox as gone, whether or not its end was asked for before, and forgets the
+    /// snapshot of its hibernation. Stale if it is gone already.
     async fn sandbox_destroyed(
         &self,
         id: SandboxId,

@@ -39,6 +39,12 @@ codes! {
     NotFound = "not_found",
     /// No such sandbox, or not the caller's.
     SandboxNotFound = "sandbox_not_found",
+    /// No such snapshot, or not the caller's.
+    SnapshotNotFound = "snapshot_not_found",
+    /// No such webhook, or not the caller's.
+    WebhookNotFound = "webhook_not_found",
+    /// No such delivery of the webhook.
+    DeliveryNotFound = "delivery_not_found",
     /// No such template.
     TemplateNotFound = "template_not_found",
     /// No such process in the sandbox.
@@ -69,6 +75,12 @@ codes! {
     SandboxNotReady = "sandbox_not_ready",
     /// The same operation is under way; asking again later gives its result.
     TransitionInProgress = "transition_in_progress",
+    /// A paused sandbox needs the snapshot.
+    SnapshotInUse = "snapshot_in_use",
+    /// The snapshot was captured by another kind of machine than this server has.
+    IncompatibleSnapshot = "incompatible_snapshot",
+    /// The snapshot's files are damaged.
+    SnapshotCorrupted = "snapshot_corrupted",
     /// No room for another machine: memory, disk or slots.
     CapacityExceeded = "capacity_exceeded",
     /// The tenant's own limit is reached.

@@ -98,6 +98,18 @@ id!(
     EventId, "event", "evt_"
 );
 id!(
+    /// An endpoint that lifecycle events are sent to.
+    WebhookId, "webhook", "wh_"
+);
+id!(
+    /// One event on its way to one webhook.
+    DeliveryId, "delivery", "whd_"
+);
+id!(
+    /// One attempt at a delivery.
+    AttemptId, "attempt", "wha_"
+);
+id!(
     /// A terminal session in a sandbox.
     SessionId, "terminal session", "ses_"
 );

@@ -8,11 +8,14 @@ pub mod event;
 pub mod file;
 pub mod id;
 pub mod key;
+pub mod monitor;
 pub mod process;
 pub mod sandbox;
+pub mod snapshot;
 pub mod socket;
 pub mod template;
 pub mod terminal;
 pub mod upload;
+pub mod webhook;
 
 pub use error::{Code, Error, Result};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::id::SandboxId;
+use crate::id::{SandboxId, SnapshotId};
 
 /// Environment variables by name.
 pub type Envs = BTreeMap<String, String>;
@@ -108,7 +108,15 @@ pub struct Sandbox {
     /// The default working directory of its processes.
     pub cwd: Option<String>,
     /// The snapshot that a paused sandbox resumes from.
-    pub snapshot_id: Option<String>,
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
+    pub snapshot_id: Option<SnapshotId>,
+    /// The sandbox that it was forked from, or whose snapshot it began from.
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent_id: Option<SandboxId>,
+    /// Whether it wakes by itself when it is used while it is paused.
+    #[serde(default)]
+    pub auto_resume: bool,
     /// Why it is in `error`, for people.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error_message: Option<String>,

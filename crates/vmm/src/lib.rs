@@ -177,6 +177,8 @@ pub struct Layer {
     pub(crate) name: String,
     /// Its size.
     pub(crate) bytes: u64,
+    /// Held as long as it is neither on top nor closed.
+    pub(crate) open: Arc<()>,
 }
 
 /// Something a machine did by itself.
@@ -271,6 +273,16 @@ pub trait Monitor: Send + Sync {
 
     /// Closes a layer that does not become the top after all.
     async fn drop_layer(&self, layer: Layer) -> Result<(), Error>;
+
+    /// How many layers its disk has, its top included, what lies under all layers not.
+    async fn disk_layers(&self) -> Result<usize, Error>;
+
+    /// Copies into its top what lies in the frozen layers between that and the lowest `below` ones, behind
+    /// the guest's back, and takes them out of the disk, which then has `below` and the top. They are closed
+    /// and not removed: others may stand on them. With so few already, nothing happens. It takes as long as
+    /// copying takes, and is given up for anything else that changes the disk or stops the machine, which
+    /// waits for none of it; then, as after any other failure, the disk is as it was.
+    async fn merge_layers(&self, below: usize) -> Result<(), Error>;
 
     /// Grows its disk to `bytes`.
     async fn resize_disk(&self, bytes: u64) -> Result<(), Error>;

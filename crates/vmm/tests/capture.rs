@@ -124,6 +124,62 @@ async fn body(world: Arc<World>) {
     assert_eq!(parent.run(WHO).await, format!("later\n{data}"));
     assert!(std::fs::read(&first.layers[0]).unwrap() == frozen, "a frozen layer is nobody's to write");
     layers_that_do_not_become_the_top(&world, &mut parent, grown).await;
+    let mut merged = layers_are_merged(&world, parent, grown).await;
+    let last = capture(&world, &mut merged, grown).await;
+    let copy = restore(&world, &template, &last, grown).await;
+    assert_eq!(copy.run(WHO).await, format!("merged\n{data}"));
+    assert_eq!(copy.run("cat /root/each-*").await, "0\n1\n2\n");
+    assert!(std::fs::read(&first.layers[0]).unwrap() == frozen, "what others stand on is not touched");
+}
+
+/// What lies in many layers is one layer later, while the machine runs; a capture does not wait for that.
+async fn layers_are_merged(world: &World, mut machine: Machine, disk_bytes: u64) -> Machine {
+    let had = machine.layers.len();
+    // So much that it is not merged before anything else can happen.
+    machine.run("head -c 64000000 /dev/urandom > /root/big; sync").await;
+    for number in 0..3 {
+        machine.run(&format!("echo {number} > /root/each-{number}; sync")).await;
+        let captured = capture(world, &mut machine, disk_bytes).await;
+        assert_eq!(captured.layers.len(), had + number + 1);
+    }
+    machine.run("echo merged > /root/who; rm /root/unsynced; sync; fstrim /").await;
+    let count = |machine: &Machine| machine.layers.len() + 2;
+    assert_eq!(machine.monitor.disk_layers().await.unwrap(), count(&machine));
+
+    // Whoever wants to change the disk goes first.
+    let monitor = Arc::clone(&machine.monitor);
+    let path = world.layer(disk_bytes).await;
+    let layer = monitor.add_layer(&path).await.unwrap();
+    assert!(matches!(monitor.merge_layers(1).await, Err(Error::Refused { .. })));
+    monitor.drop_layer(layer).await.unwrap();
+    let (merged, ()) = tokio::join!(monitor.merge_layers(1), async {
+        monitor.pause().await.unwrap();
+        monitor.resume().await.unwrap();
+    });
+    assert!(matches!(merged, Err(Error::Refused { .. })), "{merged:?}");
+    assert_eq!(monitor.disk_layers().await.unwrap(), count(&machine));
+
+    // A server that was killed in the middle of one finds the disk as it was.
+    tokio::select! {
+        biased;
+        merged = monitor.merge_layers(1) => panic!("{merged:?}"),
+        // It waits until the merge has begun.
+        layers = monitor.disk_layers() => assert_eq!(layers.unwrap(), count(&machine)),
+    }
+    drop(monitor);
+    let machine = world.reattach(machine).await;
+    assert_eq!(machine.monitor.disk_layers().await.unwrap(), count(&machine));
+    measured("merge_layers, while it runs", machine.monitor.merge_layers(1)).await.unwrap();
+    assert_eq!(machine.monitor.disk_layers().await.unwrap(), 2);
+    measured("merge_layers, with nothing to merge", machine.monitor.merge_layers(1)).await.unwrap();
+    machine.monitor.pause().await.unwrap();
+    machine.monitor.resume().await.unwrap();
+    let open = world::open_files(&machine);
+    assert!(machine.layers.iter().all(|layer| !open.contains(layer)), "what was merged is closed");
+    let mut machine = world.reattach(machine).await;
+    machine.layers.clear();
+    assert_eq!(machine.monitor.disk_layers().await.unwrap(), 2);
+    machine
 }
 
 /// What does not fit, or is no longer what it was, is refused before anything is started.

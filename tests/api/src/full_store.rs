@@ -1,4 +1,4 @@
-//! A store whose disk can be full on demand: then every write of a sandbox fails, and reads go on. It
+//! A store whose disk can be full on demand: then every write of a sandbox, a snapshot or a webhook fails, and reads go on. It
 //! stands in for a file system of its own, which a test cannot have without being root.
 
 use std::sync::Arc;
@@ -10,14 +10,23 @@ use nullspace_store::event::{EventCursor, EventFilter, EventRow};
 use nullspace_store::idempotency::Idempotency;
 use nullspace_store::key::{KeyRow, NewKey, TenantRow};
 use nullspace_store::sandbox::{
-    Change, Destruction, Insertion, NewSandbox, Observation, SandboxCounts, SandboxFilter, SandboxRow, Window,
+    Change, Destruction, Insertion, Insertions, NewSandbox, Observation, SandboxCounts, SandboxFilter,
+    SandboxRow, Window,
 };
+use nullspace_store::snapshot::{
+    NewSnapshot, SnapshotFilter, SnapshotInsertion, SnapshotRemoval, SnapshotRow,
+};
+use nullspace_store::webhook::{DueDelivery, NewWebhook, WebhookChange};
 use nullspace_store::{
-    Error, EventStore, IdempotencyStore, KeyStore, Result, SandboxStore, SecretStore, Store,
+    Error, EventStore, IdempotencyStore, KeyStore, Result, SandboxStore, SecretStore, SnapshotStore, Store,
+    WebhookStore,
 };
 use nullspace_types::event::LifecycleEvent;
-use nullspace_types::id::{EventId, KeyId, SandboxId, TenantId};
+use nullspace_types::id::{
+    DeliveryId, EventId, IncarnationId, KeyId, SandboxId, SnapshotId, TenantId, WebhookId,
+};
 use nullspace_types::key::Key;
+use nullspace_types::webhook::{Webhook, WebhookAttempt, WebhookDelivery, WebhookDeliveryDetail};
 
 /// A store on a disk that can be full.
 pub struct FullStore {
@@ -54,6 +63,74 @@ impl SandboxStore for FullStore {
     ) -> Result<Insertion> {
         self.room()?;
         self.inner.sandbox_insert(sandbox, idempotency, events).await
+    }
+
+    async fn sandbox_insert_fork(
+        &self,
+        children: &[NewSandbox],
+        idempotency: Option<&Idempotency>,
+        events: &[LifecycleEvent],
+    ) -> Result<Insertions> {
+        self.room()?;
+        self.inner.sandbox_insert_fork(children, idempotency, events).await
+    }
+
+    async fn sandbox_pause_begin(
+        &self,
+        id: SandboxId,
+        snapshot: SnapshotId,
+        events: &[LifecycleEvent],
+    ) -> Result<Change> {
+        self.room()?;
+        self.inner.sandbox_pause_begin(id, snapshot, events).await
+    }
+
+    async fn sandbox_paused(
+        &self,
+        id: SandboxId,
+        snapshot: &NewSnapshot,
+        events: &[LifecycleEvent],
+    ) -> Result<Change> {
+        self.room()?;
+        self.inner.sandbox_paused(id, snapshot, events).await
+    }
+
+    async fn sandbox_pause_undo(
+        &self,
+        id: SandboxId,
+        timeout_at: Timestamp,
+        events: &[LifecycleEvent],
+    ) -> Result<Change> {
+        self.room()?;
+        self.inner.sandbox_pause_undo(id, timeout_at, events).await
+    }
+
+    async fn sandbox_resume_begin(
+        &self,
+        id: SandboxId,
+        incarnation: IncarnationId,
+        events: &[LifecycleEvent],
+    ) -> Result<Change> {
+        self.room()?;
+        self.inner.sandbox_resume_begin(id, incarnation, events).await
+    }
+
+    async fn sandbox_resume_undo(&self, id: SandboxId, events: &[LifecycleEvent]) -> Result<Change> {
+        self.room()?;
+        self.inner.sandbox_resume_undo(id, events).await
+    }
+
+    async fn sandbox_descendants(
+        &self,
+        tenant: TenantId,
+        root: SandboxId,
+        limit: u32,
+    ) -> Result<Vec<SandboxRow>> {
+        self.inner.sandbox_descendants(tenant, root, limit).await
+    }
+
+    async fn sandbox_counts_all(&self) -> Result<SandboxCounts> {
+        self.inner.sandbox_counts_all().await
     }
 
     async fn sandbox_observed(
@@ -131,6 +208,135 @@ impl SandboxStore for FullStore {
 
     async fn sandbox_unfinished(&self, after: Option<SandboxId>, limit: u32) -> Result<Vec<SandboxRow>> {
         self.inner.sandbox_unfinished(after, limit).await
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for FullStore {
+    async fn snapshot_insert(
+        &self,
+        snapshot: &NewSnapshot,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<SnapshotInsertion> {
+        self.room()?;
+        self.inner.snapshot_insert(snapshot, idempotency).await
+    }
+
+    async fn snapshot_ready(
+        &self,
+        id: SnapshotId,
+        size_bytes: u64,
+        created_at: Timestamp,
+        events: &[LifecycleEvent],
+    ) -> Result<()> {
+        self.room()?;
+        self.inner.snapshot_ready(id, size_bytes, created_at, events).await
+    }
+
+    async fn snapshot_abandon(&self, id: SnapshotId, events: &[LifecycleEvent]) -> Result<()> {
+        self.room()?;
+        self.inner.snapshot_abandon(id, events).await
+    }
+
+    async fn snapshot_remove(&self, tenant: TenantId, id: SnapshotId) -> Result<SnapshotRemoval> {
+        self.room()?;
+        self.inner.snapshot_remove(tenant, id).await
+    }
+
+    async fn snapshot_get(&self, tenant: TenantId, id: SnapshotId) -> Result<SnapshotRow> {
+        self.inner.snapshot_get(tenant, id).await
+    }
+
+    async fn snapshot_list(&self, tenant: TenantId, filter: &SnapshotFilter) -> Result<Vec<SnapshotRow>> {
+        self.inner.snapshot_list(tenant, filter).await
+    }
+
+    async fn snapshot_all(&self, after: Option<SnapshotId>, limit: u32) -> Result<Vec<SnapshotRow>> {
+        self.inner.snapshot_all(after, limit).await
+    }
+
+    async fn snapshot_count(&self) -> Result<u64> {
+        self.inner.snapshot_count().await
+    }
+}
+
+#[async_trait]
+impl WebhookStore for FullStore {
+    async fn webhook_insert(&self, webhook: &NewWebhook) -> Result<Webhook> {
+        self.room()?;
+        self.inner.webhook_insert(webhook).await
+    }
+
+    async fn webhook_list(&self, tenant: TenantId) -> Result<Vec<Webhook>> {
+        self.inner.webhook_list(tenant).await
+    }
+
+    async fn webhook_get(&self, tenant: TenantId, id: WebhookId) -> Result<Webhook> {
+        self.inner.webhook_get(tenant, id).await
+    }
+
+    async fn webhook_update(
+        &self,
+        tenant: TenantId,
+        id: WebhookId,
+        change: &WebhookChange,
+        at: Timestamp,
+    ) -> Result<Webhook> {
+        self.room()?;
+        self.inner.webhook_update(tenant, id, change, at).await
+    }
+
+    async fn webhook_delete(&self, tenant: TenantId, id: WebhookId) -> Result<()> {
+        self.room()?;
+        self.inner.webhook_delete(tenant, id).await
+    }
+
+    async fn webhook_fan_out(&self, events: u32, at: Timestamp) -> Result<(u32, u32)> {
+        self.room()?;
+        self.inner.webhook_fan_out(events, at).await
+    }
+
+    async fn webhook_due(&self, now: Timestamp, limit: u32) -> Result<Vec<DueDelivery>> {
+        self.inner.webhook_due(now, limit).await
+    }
+
+    async fn webhook_next_due(&self) -> Result<Option<Timestamp>> {
+        self.inner.webhook_next_due().await
+    }
+
+    async fn webhook_attempted(&self, delivery: &WebhookDelivery, attempt: &WebhookAttempt) -> Result<()> {
+        self.room()?;
+        self.inner.webhook_attempted(delivery, attempt).await
+    }
+
+    async fn webhook_redeliver(
+        &self,
+        tenant: TenantId,
+        webhook: WebhookId,
+        delivery: DeliveryId,
+        at: Timestamp,
+    ) -> Result<WebhookDelivery> {
+        self.room()?;
+        self.inner.webhook_redeliver(tenant, webhook, delivery, at).await
+    }
+
+    async fn webhook_deliveries(
+        &self,
+        tenant: TenantId,
+        webhook: WebhookId,
+        offset: u32,
+        limit: u32,
+    ) -> Result<Vec<WebhookDelivery>> {
+        self.inner.webhook_deliveries(tenant, webhook, offset, limit).await
+    }
+
+    async fn webhook_delivery(
+        &self,
+        tenant: TenantId,
+        webhook: WebhookId,
+        delivery: DeliveryId,
+    ) -> Result<WebhookDeliveryDetail> {
+        self.inner.webhook_delivery(tenant, webhook, delivery).await
     }
 }
 

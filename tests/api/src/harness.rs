@@ -162,8 +162,10 @@ impl Harness {
             .with_writer(self.log.clone())
             .finish();
         let dispatch = tracing::Dispatch::new(subscriber);
+        // One thread, so that a kill is sudden: of several, one would still run what waits for a task that
+        // another has just dropped.
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(1)
             .enable_all()
             .on_thread_start(move || {
                 let guard = tracing::dispatcher::set_default(&dispatch);
@@ -193,8 +195,8 @@ impl Harness {
     /// Ends the server as a kill does: every task at whatever it waits for.
     pub async fn kill(&mut self) {
         let Running { runtime, server } = self.running.take().expect("it runs");
-        drop(server);
         Self::end(runtime).await;
+        drop(server);
     }
 
     async fn end(runtime: Runtime) {
@@ -223,7 +225,7 @@ impl Harness {
         let filter = EventFilter {
             sandbox_id: Some(sandbox_id(id)),
             order: EventOrder::Ascending,
-            limit: 100,
+            limit: 1000,
             ..EventFilter::default()
         };
         let rows = store.event_list(tenant, &filter).await.expect("the store answers");
@@ -233,14 +235,7 @@ impl Harness {
 
     /// The same in words: `operation/status`, with the reason if there is one.
     pub async fn event_words(&self, id: &str) -> Vec<String> {
-        let events = self.events(id).await;
-        events
-            .iter()
-            .map(|event| {
-                let reason = event.reason.as_deref().map(|reason| format!(" {reason}")).unwrap_or_default();
-                format!("{}/{}{reason}", event.operation.as_str(), event.status.as_str())
-            })
-            .collect()
+        words(&self.events(id).await)
     }
 
     /// Lines of the log with this text are no reason to fail.
@@ -293,9 +288,19 @@ impl Harness {
             .await
     }
 
+    /// POST without a body.
+    pub async fn act(&self, path: &str) -> Answer {
+        self.send(self.request(Method::POST, path)).await
+    }
+
     /// Opens a sandbox's socket.
     pub async fn socket(&self, id: &str) -> Socket {
-        Socket::open(&self.base, &format!("/v1/sandboxes/{id}/ws"), &self.key).await
+        self.socket_at(&format!("/v1/sandboxes/{id}/ws")).await
+    }
+
+    /// Opens the socket at a path.
+    pub async fn socket_at(&self, path: &str) -> Socket {
+        Socket::open(&self.base, path, &self.key).await
     }
 
     /// A request without a key to build upon, for URLs that the server has given out.
@@ -340,6 +345,15 @@ impl Harness {
         };
         tokio::time::timeout(Duration::from_secs(20), asking).await.expect("it comes to what is waited for")
     }
+}
+
+/// Events in words, as [`Harness::event_words`] has them.
+pub fn words(events: &[LifecycleEvent]) -> Vec<String> {
+    let word = |event: &LifecycleEvent| {
+        let reason = event.reason.as_deref().map(|reason| format!(" {reason}")).unwrap_or_default();
+        format!("{}/{}{reason}", event.operation.as_str(), event.status.as_str())
+    };
+    events.iter().map(word).collect()
 }
 
 /// An ID from its text.

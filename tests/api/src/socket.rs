@@ -1,4 +1,4 @@
-//! A client of a sandbox's socket.
+//! A client of the sockets.
 
 use std::time::Duration;
 
@@ -32,16 +32,32 @@ impl Socket {
 
     /// The next frame; none once the socket is at its end, however it came to it.
     pub async fn next(&mut self) -> Option<Value> {
-        loop {
-            let message = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("a frame comes");
-            match message? {
-                Ok(Message::Text(text)) => {
-                    return Some(serde_json::from_str(&text).expect("frames are JSON"));
+        let frame = async {
+            loop {
+                match self.0.next().await? {
+                    Ok(Message::Text(text)) => {
+                        return Some(serde_json::from_str(&text).expect("frames are JSON"));
+                    }
+                    Ok(Message::Close(_)) | Err(_) => return None,
+                    Ok(_) => {}
                 }
-                Ok(Message::Close(_)) | Err(_) => return None,
-                Ok(_) => {}
             }
-        }
+        };
+        tokio::time::timeout(PATIENCE, frame).await.expect("a frame comes")
+    }
+
+    /// How the server closes it, after whatever it still says; none if it breaks off.
+    pub async fn closed(&mut self) -> Option<u16> {
+        let end = async {
+            loop {
+                match self.0.next().await? {
+                    Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
+                    Ok(_) => {}
+                    Err(_) => return None,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, end).await.expect("an end comes")
     }
 
     /// The next frame, which is of this type.

@@ -1,10 +1,11 @@
-//! One WebSocket (RFC 6455): its frames, its bounds, and its end.
+//! One WebSocket (RFC 6455), whatever is spoken on it: its frames, its bounds, and its end.
 //!
 //! Nothing is queued here: a frame is made when the one before it has gone. A client that does not read
 //! holds back whoever makes the frames, and what it sends is still heard meanwhile. It is dropped when since
 //! the last but one ping it has neither said anything nor taken anything: a slow one is not, a dead one is.
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,19 +17,17 @@ use futures::future::{Fuse, FusedFuture};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{FutureExt, SinkExt, StreamExt};
 use nullspace_types::Error;
-use nullspace_types::socket::{ClientFrame, ServerFrame};
-use serde::Deserialize;
+use nullspace_types::socket::ClientFrame;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::told;
+use super::request::{Request, parse};
 
-/// Most bytes of a client's frame.
-const FRAME: usize = 1 << 20;
+/// Most bytes of a client's frame. Those of the server stay below.
+pub(super) const FRAME: usize = 1 << 20;
 /// A frame somewhat larger is read to its end, so that its refusal arrives.
 const READ: usize = 4 * FRAME;
-/// Most bytes of a client's ID: it stands in every frame of the answer.
-const ID: usize = 256;
 const PING: Duration = Duration::from_secs(15);
 /// How many pings may remain without a sign of life.
 const PINGS: u32 = 2;
@@ -43,22 +42,25 @@ const ANSWERS: usize = 8;
 const WAITING: usize = 64;
 const WAITING_BYTES: usize = FRAME;
 
+/// Requests that wait for an answer on a socket where each replaces the one before.
+pub(super) const REQUESTS: usize = 8;
+
 /// Sets the bounds of a socket that is about to be opened.
 pub(super) fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
     upgrade.max_message_size(READ).max_frame_size(READ)
 }
 
 /// How a socket ends.
-pub(super) enum Ending {
+pub(super) enum Ending<R: Request = ClientFrame> {
     /// In order, after a last frame if there is one.
-    Close(u16, Option<ServerFrame>),
+    Close(u16, Option<R::Frame>),
     /// The client said goodbye.
     Left,
     /// The client is gone without a word.
     Gone,
 }
 
-impl Ending {
+impl<R: Request> Ending<R> {
     /// Everything was said.
     pub fn done() -> Self {
         Self::Close(close_code::NORMAL, None)
@@ -66,14 +68,14 @@ impl Ending {
 
     /// With an error as the last frame.
     pub fn refused(id: Option<String>, error: Error) -> Self {
-        Self::Close(close_code::NORMAL, Some(told(id, error)))
+        Self::Close(close_code::NORMAL, Some(R::told(id, error)))
     }
 }
 
-/// A socket.
-pub(super) struct Connection {
+/// A socket on which clients say `R`.
+pub(super) struct Connection<R: Request = ClientFrame> {
     outgoing: Outgoing,
-    incoming: Incoming,
+    incoming: Incoming<R>,
 }
 
 /// Pings since the client last gave a sign of life. Counted, not timed: while it is not listened to, its
@@ -100,14 +102,15 @@ pub(super) struct Outgoing {
 }
 
 /// The side that hears, and may answer.
-pub(super) struct Incoming {
+pub(super) struct Incoming<R: Request = ClientFrame> {
     stream: SplitStream<WebSocket>,
     life: Arc<Life>,
     answers: mpsc::Sender<Message>,
     ping: tokio::time::Interval,
+    said: PhantomData<fn() -> R>,
 }
 
-impl Connection {
+impl<R: Request> Connection<R> {
     pub fn new(socket: WebSocket) -> Self {
         let (sink, stream) = socket.split();
         let (send, receive) = mpsc::channel(ANSWERS);
@@ -116,23 +119,23 @@ impl Connection {
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             outgoing: Outgoing { sink, life: life.clone(), answers: receive },
-            incoming: Incoming { stream, life, answers: send, ping },
+            incoming: Incoming { stream, life, answers: send, ping, said: PhantomData },
         }
     }
 
     /// The first frame; one that makes no sense is the end.
-    pub async fn first(&mut self) -> Result<ClientFrame, Ending> {
+    pub async fn first(&mut self) -> Result<R, Ending<R>> {
         self.incoming.hear().await?.map_err(|refusal| Ending::Close(close_code::NORMAL, Some(refusal)))
     }
 
     /// Both sides, to be used at once.
-    pub fn sides(&mut self) -> (&mut Outgoing, &mut Incoming) {
+    pub fn sides(&mut self) -> (&mut Outgoing, &mut Incoming<R>) {
         (&mut self.outgoing, &mut self.incoming)
     }
 
     /// Says the last, and waits for the other side's goodbye. A connection that were dropped before would be
     /// reset, and the reset may overtake the last frames.
-    pub async fn end(mut self, ending: Ending) {
+    pub async fn end(mut self, ending: Ending<R>) {
         let (code, last) = match ending {
             Ending::Close(code, last) => (code, last),
             Ending::Left => {
@@ -159,7 +162,7 @@ pub(super) struct Gone;
 
 impl Outgoing {
     /// Sends a frame; waits as long as the client takes nothing.
-    pub async fn send(&mut self, frame: &ServerFrame) -> Result<(), Gone> {
+    pub async fn send(&mut self, frame: &impl Serialize) -> Result<(), Gone> {
         self.text(encoded(frame)).await
     }
 
@@ -195,13 +198,13 @@ impl Outgoing {
 }
 
 /// A frame as text.
-pub(super) fn encoded(frame: &ServerFrame) -> Utf8Bytes {
+pub(super) fn encoded(frame: &impl Serialize) -> Utf8Bytes {
     serde_json::to_string(frame).expect("texts and numbers are always JSON").into()
 }
 
-impl Incoming {
+impl<R: Request> Incoming<R> {
     /// The next frame. One that makes no sense is given back as what is to be told about it.
-    pub async fn hear(&mut self) -> Result<Result<ClientFrame, ServerFrame>, Ending> {
+    pub async fn hear(&mut self) -> Result<Result<R, R::Frame>, Ending<R>> {
         loop {
             let message = tokio::select! {
                 biased;
@@ -228,7 +231,7 @@ impl Incoming {
     }
 
     /// Answers; waits while the client takes nothing, though not for ever.
-    pub async fn answer(&self, frame: &ServerFrame) -> Result<(), Ending> {
+    pub async fn answer(&self, frame: &R::Frame) -> Result<(), Ending<R>> {
         let answer = self.answers.send(Message::Text(encoded(frame)));
         match tokio::time::timeout(SILENCE, answer).await {
             Ok(Ok(())) => Ok(()),
@@ -236,18 +239,32 @@ impl Incoming {
         }
     }
 
+    /// Hears the client to its end and passes on what it says. Nonsense is the end, and so is more than is
+    /// answered: who does not read is to be pinged, and not to be waited for.
+    pub async fn pass_on(&mut self, first: R, to: mpsc::Sender<R>) -> Ending<R> {
+        let mut request = first;
+        loop {
+            let id = request.id().map(str::to_owned);
+            if to.try_send(request).is_err() {
+                let message = format!("{REQUESTS} frames wait for their answers: read these first");
+                return Ending::refused(id, Error::invalid(message));
+            }
+            request = match self.hear().await {
+                Ok(Ok(next)) => next,
+                Ok(Err(refusal)) => return Ending::Close(close_code::NORMAL, Some(refusal)),
+                Err(ending) => return ending,
+            };
+        }
+    }
+
     /// Hears the client to its end and does what it asks for, one thing after the other: what is written
     /// waits for its reader, which may be long. The client is heard meanwhile, and what is `urgent` is done
     /// at once.
-    pub async fn serve<F>(
-        &mut self,
-        urgent: impl Fn(&ClientFrame) -> bool,
-        act: impl Fn(ClientFrame) -> F,
-    ) -> Ending
+    pub async fn serve<F>(&mut self, urgent: impl Fn(&R) -> bool, act: impl Fn(R) -> F) -> Ending<R>
     where
-        F: Future<Output = Result<(), ServerFrame>>,
+        F: Future<Output = Result<(), R::Frame>>,
     {
-        let mut waiting = VecDeque::new();
+        let mut waiting: VecDeque<R> = VecDeque::new();
         let mut waiting_bytes = 0;
         let mut doing = pin!(Fuse::terminated());
         let ending = loop {
@@ -256,7 +273,7 @@ impl Incoming {
                 biased;
                 done = doing.as_mut(), if !doing.is_terminated() => {
                     if let Some(frame) = waiting.pop_front() {
-                        waiting_bytes -= data_bytes(&frame);
+                        waiting_bytes -= frame.data_bytes();
                         doing.set(act(frame).fuse());
                     }
                     done
@@ -268,7 +285,7 @@ impl Incoming {
                         Ok(())
                     }
                     Ok(Ok(frame)) => {
-                        waiting_bytes += data_bytes(&frame);
+                        waiting_bytes += frame.data_bytes();
                         waiting.push_back(frame);
                         Ok(())
                     }
@@ -296,67 +313,4 @@ impl Incoming {
         }
         ending
     }
-}
-
-/// What a frame holds beside its names and numbers.
-fn data_bytes(frame: &ClientFrame) -> usize {
-    match frame {
-        ClientFrame::ExecStdin { data, .. } => data.len(),
-        ClientFrame::PtyInput { data, data_base64, .. } => {
-            [data, data_base64].into_iter().flatten().map(String::len).sum()
-        }
-        ClientFrame::ExecStdinClose { .. }
-        | ClientFrame::ExecKill { .. }
-        | ClientFrame::PtyResize { .. }
-        | ClientFrame::PtyKill { .. } => 0,
-        // They are refused, and may be as large as a frame.
-        ClientFrame::ExecStart { .. }
-        | ClientFrame::ExecConnect { .. }
-        | ClientFrame::PtyStart { .. }
-        | ClientFrame::PtyConnect { .. }
-        | ClientFrame::FileWatch { .. } => FRAME,
-    }
-}
-
-/// The ID that a client gave a frame.
-fn id_of(frame: &ClientFrame) -> &str {
-    match frame {
-        ClientFrame::ExecStart { id, .. }
-        | ClientFrame::ExecConnect { id, .. }
-        | ClientFrame::ExecStdin { id, .. }
-        | ClientFrame::ExecStdinClose { id, .. }
-        | ClientFrame::ExecKill { id, .. }
-        | ClientFrame::PtyStart { id, .. }
-        | ClientFrame::PtyConnect { id, .. }
-        | ClientFrame::PtyInput { id, .. }
-        | ClientFrame::PtyResize { id, .. }
-        | ClientFrame::PtyKill { id, .. }
-        | ClientFrame::FileWatch { id, .. } => id,
-    }
-}
-
-/// What names the frame in an answer, if anything does.
-#[derive(Deserialize)]
-struct Named {
-    id: Option<String>,
-}
-
-fn parse(text: &[u8]) -> Result<Result<ClientFrame, ServerFrame>, Ending> {
-    if text.len() > FRAME {
-        let message = format!("a frame has at most {FRAME} bytes, this one has {}", text.len());
-        return Err(Ending::Close(close_code::SIZE, Some(told(None, Error::invalid(message)))));
-    }
-    Ok(match serde_json::from_slice::<ClientFrame>(text) {
-        Ok(frame) if id_of(&frame).len() > ID => {
-            let length = id_of(&frame).len();
-            let message = format!("invalid message: id has at most {ID} bytes, this one has {length}");
-            Err(told(None, Error::invalid(message)))
-        }
-        Ok(frame) => Ok(frame),
-        Err(error) => {
-            let named = serde_json::from_slice::<Named>(text).ok().and_then(|named| named.id);
-            let id = named.filter(|id| id.len() <= ID);
-            Err(told(id, Error::invalid(format!("invalid message: {error}"))))
-        }
-    })
 }

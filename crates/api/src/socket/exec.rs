@@ -8,7 +8,8 @@ use nullspace_types::process::{ProcessEvent, ProcessStdin};
 use nullspace_types::socket::{ClientFrame, ServerFrame};
 use nullspace_types::{Error, Result};
 
-use super::{Connection, Ending, Incoming, Outgoing, Session, told};
+use super::request::Request;
+use super::{Connection, Ending, Incoming, Outgoing, Session};
 use crate::Api;
 use crate::process::ProcessEvents;
 use crate::text::TextWriter;
@@ -148,5 +149,5 @@ async fn act<A: Api>(session: &Session<A>, frame: ClientFrame) -> Result<(), Ser
             (id, Err(Error::invalid("this socket follows a command: open another one for that")))
         }
     };
-    done.map_err(|error| told(Some(id), error))
+    done.map_err(|error| ClientFrame::told(Some(id), error))
 }

@@ -11,7 +11,8 @@ use nullspace_types::terminal::{TerminalEvent, TerminalResize};
 use nullspace_types::{Error, Result};
 use tokio::sync::watch::{Receiver, Sender, channel};
 
-use super::{Connection, Ending, Incoming, Outgoing, Session, told};
+use super::request::Request;
+use super::{Connection, Ending, Incoming, Outgoing, Session};
 use crate::Api;
 use crate::terminal::{TerminalEvents, TerminalTarget};
 
@@ -120,7 +121,7 @@ async fn listen<A: Api>(
             let Ok(Some(own)) = known.wait_for(Option::is_some).await.map(|known| *known) else {
                 return Ok(());
             };
-            act(session, own, frame).await.map_err(|(id, error)| told(Some(id), error))
+            act(session, own, frame).await.map_err(|(id, error)| ClientFrame::told(Some(id), error))
         }
     };
     incoming.serve(urgent, act).await

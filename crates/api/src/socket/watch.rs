@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use nullspace_types::socket::ServerFrame;
+use nullspace_types::socket::{ClientFrame, ServerFrame};
 use nullspace_types::{Error, Result};
 
-use super::{Connection, Ending, Incoming, Outgoing, Session, told};
+use super::request::Request;
+use super::{Connection, Ending, Incoming, Outgoing, Session};
 use crate::Api;
 use crate::file::{FileChanges, FileWatch};
 
@@ -98,6 +99,7 @@ async fn tell(
 }
 
 async fn listen(incoming: &mut Incoming) -> Ending {
-    let refusal = || told(None, Error::invalid("this socket watches a path: open another one for that"));
+    let refusal =
+        || ClientFrame::told(None, Error::invalid("this socket watches a path: open another one for that"));
     incoming.serve(|_| false, |_| async { Err(refusal()) }).await
 }

@@ -30,7 +30,7 @@ pub const KEY: &str = "Bearer good";
 #[derive(Clone)]
 pub struct Fake {
     pub principal: Principal,
-    /// The one sandbox.
+    /// The one sandbox, whose digits the IDs of everything else have that there is one of.
     pub id: SandboxId,
     /// What was asked, in order.
     pub asked: Arc<Mutex<Vec<String>>>,
@@ -56,7 +56,7 @@ impl Fake {
         }
     }
 
-    fn ask(&self, caller: Principal, id: Option<SandboxId>, what: impl std::fmt::Debug) -> Result<()> {
+    pub fn ask(&self, caller: Principal, id: Option<SandboxId>, what: impl std::fmt::Debug) -> Result<()> {
         assert_eq!(caller, self.principal);
         self.asked.lock().unwrap().push(format!("{what:?}"));
         match id {
@@ -81,7 +81,7 @@ impl<T> Drop for Counted<T> {
 }
 
 impl Fake {
-    fn events<T: Send + 'static>(
+    pub fn events<T: Send + 'static>(
         &self,
         items: impl Iterator<Item = T> + Send + 'static,
         ends: bool,
@@ -162,6 +162,27 @@ impl TemplateApi for Fake {
     }
 }
 
+pub fn sandbox(id: SandboxId) -> Sandbox {
+    Sandbox {
+        id,
+        status: SandboxStatus::Running,
+        config: SandboxConfig { vcpus: 1, memory_mb: 256, disk_mb: 2048 },
+        template: "base".into(),
+        metadata: serde_json::Map::new(),
+        created_at: Timestamp::UNIX_EPOCH,
+        started_at: None,
+        timeout_at: None,
+        expires_at: None,
+        timeout_ms: None,
+        timeout_action: None,
+        cwd: None,
+        snapshot_id: None,
+        parent_id: None,
+        auto_resume: false,
+        error_message: None,
+    }
+}
+
 #[async_trait]
 impl SandboxApi for Fake {
     async fn sandbox_create(
@@ -175,22 +196,7 @@ impl SandboxApi for Fake {
             Some("full") => Err(Error::new(Code::CapacityExceeded, "no room")),
             Some("fault") => Err(Error::internal("the secret cause")),
             Some("panic") => panic!("the secret panic"),
-            _ => Ok(Sandbox {
-                id: self.id,
-                status: SandboxStatus::Running,
-                config: SandboxConfig { vcpus: 1, memory_mb: 256, disk_mb: 2048 },
-                template: "base".into(),
-                metadata: serde_json::Map::new(),
-                created_at: Timestamp::UNIX_EPOCH,
-                started_at: None,
-                timeout_at: None,
-                expires_at: None,
-                timeout_ms: None,
-                timeout_action: None,
-                cwd: None,
-                snapshot_id: None,
-                error_message: None,
-            }),
+            _ => Ok(sandbox(self.id)),
         }
     }
 
@@ -598,7 +604,12 @@ impl TerminalApi for Fake {
 }
 
 impl Fake {
-    /// The one session: its ID has the sandbox's digits.
+    /// The ID of another kind of thing, with the sandbox's digits.
+    pub fn named<I: std::str::FromStr<Err: std::fmt::Debug>>(&self, prefix: &str) -> I {
+        self.id.to_string().replace(SandboxId::PREFIX, prefix).parse().unwrap()
+    }
+
+    /// The one session.
     pub fn terminal(&self, id: SandboxId) -> TerminalInfo {
         let session_id = id.to_string().replace(SandboxId::PREFIX, SessionId::PREFIX).parse().unwrap();
         TerminalInfo { session_id, pid: 9, cols: 80, rows: 24 }

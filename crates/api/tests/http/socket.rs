@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
+use nullspace_api::Connected;
 use nullspace_types::id::{SandboxId, SessionId};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -13,34 +14,50 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
+use tokio_util::sync::CancellationToken;
 
 use crate::fake::{Fake, KEY};
 
-struct Wire(WebSocketStream<TcpStream>);
+pub struct Wire(pub WebSocketStream<TcpStream>);
 
 impl Wire {
     async fn try_open(fake: &Fake, id: &str, key: &str) -> Result<Self, Error> {
+        let router = nullspace_api::router(fake.clone());
+        Self::over(router, &format!("/v1/sandboxes/{id}/ws?channel=exec"), key).await
+    }
+
+    async fn over(router: axum::Router, path: &str, key: &str) -> Result<Self, Error> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = nullspace_api::router(fake.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let mut request =
-            format!("ws://{address}/v1/sandboxes/{id}/ws?channel=exec").into_client_request()?;
+        let mut request = format!("ws://{address}{path}").into_client_request()?;
         request.headers_mut().insert("authorization", key.parse().unwrap());
         let stream = TcpStream::connect(address).await.unwrap();
         client_async(request, stream).await.map(|(socket, _)| Self(socket))
+    }
+
+    /// A socket at another path.
+    pub async fn at(fake: &Fake, path: &str) -> Result<Self, Error> {
+        Self::over(nullspace_api::router(fake.clone()), path, KEY).await
+    }
+
+    /// One of a server that says when it stops.
+    pub async fn stopping(fake: &Fake, path: &str, stopping: &CancellationToken) -> Self {
+        let connected = Connected { peer: ([192, 0, 2, 1], 1).into(), stopping: stopping.clone() };
+        let router = nullspace_api::router(fake.clone()).layer(axum::Extension(connected));
+        Self::over(router, path, KEY).await.unwrap()
     }
 
     async fn open(fake: &Fake) -> Self {
         Self::try_open(fake, &fake.id.to_string(), KEY).await.unwrap()
     }
 
-    async fn say(&mut self, frame: Value) {
+    pub async fn say(&mut self, frame: Value) {
         self.0.send(Message::text(frame.to_string())).await.unwrap();
     }
 
     /// The next frame; none if the socket is closed in order, with the code.
-    async fn hear(&mut self) -> Result<Value, CloseCode> {
+    pub async fn hear(&mut self) -> Result<Value, CloseCode> {
         loop {
             match self.0.next().await.expect("it is closed in order").unwrap() {
                 Message::Text(text) => {
@@ -54,7 +71,7 @@ impl Wire {
         }
     }
 
-    async fn rest(&mut self) -> (Vec<Value>, CloseCode) {
+    pub async fn rest(&mut self) -> (Vec<Value>, CloseCode) {
         let mut frames = Vec::new();
         loop {
             match self.hear().await {
@@ -69,7 +86,7 @@ fn exec(command: &str) -> Value {
     json!({ "type": "exec_start", "id": "e\"1", "command": command, "args": [], "timeout_secs": 30 })
 }
 
-async fn until(what: impl Fn() -> bool) {
+pub async fn until(what: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), async {
         while !what() {
             tokio::task::yield_now().await;

@@ -47,7 +47,7 @@ struct Downloaded<'a> {
 impl Download {
     pub(crate) fn run(self) -> Outcome {
         let local = self.local()?;
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let bytes = session::quietly(None, self.fetch(&client, &local)).await?;
             if self.json {
                 printer::json(&Downloaded {

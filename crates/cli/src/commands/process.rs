@@ -114,7 +114,7 @@ pub(crate) fn as_seconds(milliseconds: i64) -> f64 {
 impl Exec {
     pub(crate) fn run(self) -> Outcome {
         let (id, request) = self.run.into_request();
-        session::run(async |client| {
+        session::run_in(&id, async |client| {
             let left = format!("the command may still run: see `nullspace sandbox process list {id}`");
             if self.background {
                 let starting = client.exec_background(&id, &request);
@@ -153,7 +153,7 @@ impl Command {
 }
 
 fn list(id: &str, json: bool) -> Outcome {
-    session::run(async |client| {
+    session::run_in(id, async |client| {
         let processes = session::wait("listing processes", None, client.process_list(id)).await?;
         if json {
             printer::json(&processes)?;
@@ -192,7 +192,7 @@ struct Sent {
 
 impl One {
     fn logs(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let reading = client.process_logs(&self.target.sandbox, self.pid);
             let logs = session::wait("reading the logs", None, reading).await?;
             if self.json {
@@ -207,7 +207,7 @@ impl One {
 
     /// Sends what comes when it comes, so that a person can type and a program can pipe without end.
     fn stdin(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let mut stdin = Stdin::open()?;
             let mut bytes_sent = 0;
             let mut split = Vec::new();
@@ -233,7 +233,7 @@ impl One {
     }
 
     fn kill(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let killing = client.process_kill(&self.target.sandbox, self.pid);
             session::wait("killing the process", None, killing).await?;
             if self.json {

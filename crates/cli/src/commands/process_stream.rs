@@ -62,7 +62,7 @@ impl Stream {
 impl Attach {
     pub(super) fn run(self) -> Outcome {
         let Self { target: Target { sandbox }, pid, json } = self;
-        session::run(async |client| {
+        session::run_in(&sandbox, async |client| {
             let attaching = client.process_attach(&sandbox, pid, ProcessOffsets::default());
             let stream = session::wait("attaching", None, attaching).await?;
             follow(stream, &sandbox, json).await
@@ -90,7 +90,7 @@ impl CodeRun {
 }
 
 fn start(sandbox: &str, request: &ExecRequest, json: bool) -> Outcome {
-    session::run(async |client| {
+    session::run_in(sandbox, async |client| {
         let left = format!("the command may run: see `nullspace sandbox process list {sandbox}`");
         let starting = client.process_stream(sandbox, request);
         let stream = session::wait("starting", Some(&left), starting).await?;

@@ -1,15 +1,17 @@
-//! `nullspace sandbox`: the sandbox itself. Its files and processes are in their own files.
+//! `nullspace sandbox`: the sandbox itself. What is made of it, its files and its processes are in their own
+//! files.
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use nullspace_types::sandbox::{
     Sandbox, SandboxListQuery, SandboxMetrics, SandboxStatus, SandboxTimeoutSet, TimeoutAction,
 };
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::{download, file, process, sandbox_create, terminal, upload};
+use super::sandbox_json::{Chosen, SandboxJson};
+use super::{
+    download, file, process, sandbox_create, sandbox_fork, sandbox_hibernate, snapshot, terminal, upload,
+};
 use crate::failure::Outcome;
 use crate::printer::{self, Cell, Mood};
 use crate::{options, session};
@@ -34,6 +36,28 @@ pub(crate) enum Command {
     /// When a sandbox ends.
     #[command(subcommand)]
     Timeout(Timeout),
+    /// Freeze a running sandbox, memory and all, and end its machine. Prints the snapshot as JSON.
+    ///
+    /// The sandbox is paused: it keeps its ID and goes on where it was when it is resumed.
+    Hibernate(sandbox_hibernate::Hibernate),
+    /// The same as hibernate.
+    Pause(sandbox_hibernate::Hibernate),
+    /// Let a paused sandbox go on. Prints it as JSON.
+    Resume(sandbox_hibernate::Resume),
+    /// Make a live copy of a running sandbox. Prints it as JSON.
+    ///
+    /// With --count all copies go on from the same instant, and are printed as an array. There are as many
+    /// as were asked for, or none.
+    Fork(sandbox_fork::Fork),
+    /// Show a sandbox with all that it was forked from and all that was forked from it.
+    Tree(sandbox_fork::Tree),
+    /// Show which files differ between a sandbox and a relative of it.
+    ///
+    /// The disks are compared as they are; neither sandbox is woken.
+    Diff(sandbox_fork::Diff),
+    /// Snapshots of a sandbox.
+    #[command(subcommand)]
+    Snapshot(snapshot::OfSandbox),
     /// Files in a sandbox.
     #[command(subcommand)]
     File(file::Command),
@@ -187,6 +211,12 @@ impl Command {
             Self::Kill(kill) => kill.run(),
             Self::Metrics(metrics) => metrics.run(),
             Self::Timeout(timeout) => timeout.run(),
+            Self::Hibernate(hibernate) | Self::Pause(hibernate) => hibernate.run(),
+            Self::Resume(resume) => resume.run(),
+            Self::Fork(fork) => fork.run(),
+            Self::Tree(tree) => tree.run(),
+            Self::Diff(diff) => diff.run(),
+            Self::Snapshot(command) => command.run(),
             Self::File(command) => command.run(),
             Self::Process(command) => command.run(),
             Self::Pty(command) => command.run(),
@@ -199,11 +229,10 @@ impl Command {
 impl List {
     fn run(self) -> Outcome {
         let state: Vec<_> = self.state.iter().map(|state| state.status().as_str()).collect();
-        let metadata = options::merged(self.metadata_json, self.metadata);
         let query = SandboxListQuery {
             state: Some(state.join(",")).filter(|state| !state.is_empty()),
             template: self.template,
-            metadata: Some(Value::Object(metadata.clone()).to_string()).filter(|_| !metadata.is_empty()),
+            metadata: options::metadata(self.metadata_json, self.metadata),
             limit: self.limit.map(|limit| limit.to_string()),
             next_token: self.next_token,
             fields: self.fields.as_ref().map(|fields| fields.join(",")),
@@ -240,28 +269,38 @@ fn print_table(sandboxes: &[Sandbox]) -> std::io::Result<()> {
     let rows: Vec<_> = sandboxes
         .iter()
         .map(|sandbox| {
-            let mood = match sandbox.status {
-                SandboxStatus::Running => Mood::Good,
-                SandboxStatus::Error => Mood::Bad,
-                SandboxStatus::Creating => Mood::Plain,
-                SandboxStatus::Paused | SandboxStatus::Destroyed => Mood::Faint,
-            };
             vec![
                 Cell::new(sandbox.id),
-                Cell::with(sandbox.status.as_str(), mood),
+                status(sandbox.status),
                 Cell::new(&sandbox.template),
                 Cell::new(sandbox.config.vcpus),
                 Cell::new(format!("{} MiB", sandbox.config.memory_mb)),
-                Cell::new(sandbox.timeout_at.map_or_else(|| "-".to_owned(), |end| left(now, end))),
+                time_left(now, sandbox.timeout_at),
             ]
         })
         .collect();
     printer::table(&["ID", "STATUS", "TEMPLATE", "VCPUS", "MEMORY", "ENDS IN"], &rows)
 }
 
-/// How long until then, in its two largest units.
-fn left(now: Timestamp, end: Timestamp) -> String {
-    let seconds = end.duration_since(now).as_secs().max(0);
+/// A status as a table shows it.
+pub(super) fn status(status: SandboxStatus) -> Cell {
+    let mood = match status {
+        SandboxStatus::Running => Mood::Good,
+        SandboxStatus::Error => Mood::Bad,
+        SandboxStatus::Creating => Mood::Plain,
+        SandboxStatus::Paused | SandboxStatus::Destroyed => Mood::Faint,
+    };
+    Cell::with(status.as_str(), mood)
+}
+
+/// How long until the end, if there is one.
+pub(super) fn time_left(now: Timestamp, end: Option<Timestamp>) -> Cell {
+    Cell::new(end.map_or_else(|| "-".to_owned(), |end| between(now, end)))
+}
+
+/// How long from one to the other, in its two largest units.
+pub(super) fn between(from: Timestamp, to: Timestamp) -> String {
+    let seconds = to.duration_since(from).as_secs().max(0);
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),
@@ -342,7 +381,7 @@ fn metrics_row(sample: &SandboxMetrics) -> Vec<Cell> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown to one tenth")]
-fn mib(bytes: u64) -> String {
+pub(super) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
@@ -362,95 +401,14 @@ impl Timeout {
     }
 }
 
-/// A sandbox as the command line prints it: the fields of the contract, in its order.
-#[derive(Serialize)]
-pub(crate) struct SandboxJson<'a> {
-    id: String,
-    status: SandboxStatus,
-    template: &'a str,
-    config: ConfigJson,
-    metadata: &'a Map<String, Value>,
-    started_at: Option<Timestamp>,
-    created_at: Timestamp,
-    timeout_ms: Option<u64>,
-    timeout_at: Option<Timestamp>,
-    expires_at: Option<Timestamp>,
-    timeout_action: Option<TimeoutAction>,
-    snapshot_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cwd: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    volumes: Option<&'a Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error_message: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct ConfigJson {
-    vcpus: u32,
-    memory_mb: u32,
-}
-
-impl<'a> SandboxJson<'a> {
-    pub(crate) fn new(sandbox: &'a Sandbox) -> Self {
-        let config = ConfigJson { vcpus: sandbox.config.vcpus, memory_mb: sandbox.config.memory_mb };
-        let volumes = sandbox.metadata.get("volume_attachments");
-        Self {
-            id: sandbox.id.to_string(),
-            status: sandbox.status,
-            template: &sandbox.template,
-            config,
-            metadata: &sandbox.metadata,
-            started_at: sandbox.started_at,
-            created_at: sandbox.created_at,
-            timeout_ms: sandbox.timeout_ms,
-            timeout_at: sandbox.timeout_at,
-            expires_at: sandbox.expires_at,
-            timeout_action: sandbox.timeout_action,
-            snapshot_id: sandbox.snapshot_id.as_deref(),
-            cwd: sandbox.cwd.as_deref(),
-            volumes: volumes.filter(|volumes| volumes.as_array().is_some_and(|all| !all.is_empty())),
-            error_message: sandbox.error_message.as_deref(),
-        }
-    }
-}
-
-/// The fields that were asked for, in the order in which they were.
-struct Chosen<'a> {
-    value: &'a Value,
-    fields: &'a [String],
-}
-
-impl Chosen<'_> {
-    fn texts(&self) -> Vec<String> {
-        let text = |field: &String| match self.value.get(field) {
-            None | Some(Value::Null) => String::new(),
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-        };
-        self.fields.iter().map(text).collect()
-    }
-}
-
-impl Serialize for Chosen<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let present = self.fields.iter().filter_map(|field| Some((field, self.value.get(field)?)));
-        let mut map = serializer.serialize_map(None)?;
-        for (field, value) in present {
-            map.serialize_entry(field, value)?;
-        }
-        map.end()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_time_left_is_told_in_two_units() {
+    fn a_span_is_told_in_two_units() {
         let now = Timestamp::UNIX_EPOCH;
-        let told = |seconds: i64| left(now, Timestamp::from_second(seconds).unwrap());
+        let told = |seconds: i64| between(now, Timestamp::from_second(seconds).unwrap());
         let all = [-5, 42, 299, 3_600, 90_061].map(told);
         assert_eq!(all, ["0s", "42s", "4m 59s", "1h 0m", "1d 1h"]);
     }

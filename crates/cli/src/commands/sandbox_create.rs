@@ -5,7 +5,8 @@ use clap::{Args, ValueEnum};
 use nullspace_types::sandbox::{LifecyclePolicy, OnTimeout, SandboxCreate};
 use serde_json::{Map, Value, json};
 
-use super::sandbox::{Action, SandboxJson};
+use super::sandbox::Action;
+use super::sandbox_json::SandboxJson;
 use crate::failure::{Failure, Outcome};
 use crate::{options, printer, session};
 
@@ -126,6 +127,18 @@ impl Create {
         if !fresh && !internet_access {
             return Err(Failure::usage("--no-internet-access cannot be given with --snapshot-id"));
         }
+        for (option, given) in [
+            ("--memory", self.memory.is_some()),
+            ("--disk", self.disk.is_some()),
+            ("--cwd", self.cwd.is_some()),
+            ("--env", !self.env.is_empty()),
+            ("--env-json", self.env_json.is_some()),
+        ] {
+            if !fresh && given {
+                let message = format!("{option} cannot be given with --snapshot-id, which brings its own");
+                return Err(Failure::usage(message));
+            }
+        }
         if self.template != "desktop" && desktop.is_some() {
             return Err(Failure::usage("--resolution, --dpi and --display need --template desktop"));
         }
@@ -135,7 +148,7 @@ impl Create {
             snapshot_id: self.snapshot_id,
             vcpus: fresh.then_some(self.vcpus),
             memory_mb: fresh.then_some(memory),
-            disk_mb: self.disk.filter(|_| fresh),
+            disk_mb: self.disk,
             timeout_ms: Some(self.timeout),
             timeout_action: self.timeout_action.map(Action::wire),
             lifecycle: self.on_timeout.map(|option| LifecyclePolicy {
@@ -146,7 +159,7 @@ impl Create {
             }),
             envs: Some(options::merged_text("--env-json", self.env_json, self.env)?).filter(|_| fresh),
             metadata: Some(options::merged(self.metadata_json, self.metadata)),
-            cwd: self.cwd.filter(|_| fresh),
+            cwd: self.cwd,
             internet_access: fresh.then_some(internet_access),
             auto_resume: Some(self.auto_resume && !self.no_auto_resume),
             network: self.network_json,

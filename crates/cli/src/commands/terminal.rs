@@ -119,7 +119,7 @@ impl Command {
 }
 
 fn list(sandbox: &str) -> Outcome {
-    session::run(async |client| {
+    session::run_in(sandbox, async |client| {
         let listing = client.terminal_list(sandbox);
         printer::json(&session::wait("listing terminal sessions", None, listing).await?)?;
         Ok(0)
@@ -128,7 +128,7 @@ fn list(sandbox: &str) -> Outcome {
 
 impl One {
     fn get(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let getting = client.terminal_get(&self.target.sandbox, &self.session);
             printer::json(&session::wait("looking for the session", None, getting).await?)?;
             Ok(0)
@@ -136,7 +136,7 @@ impl One {
     }
 
     fn kill(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let killing = client.terminal_kill(&self.target.sandbox, &self.session);
             session::wait("ending the session", None, killing).await?;
             Ok(0)
@@ -150,7 +150,7 @@ impl Create {
         let envs =
             Some(env.into_iter().collect()).filter(|envs: &nullspace_types::sandbox::Envs| !envs.is_empty());
         let start = TerminalStart { id, cols: Some(cols), rows: Some(rows), cwd, envs, user: None };
-        session::run(async |client| {
+        session::run_in(&sandbox, async |client| {
             let left = format!("it may be started: see `nullspace sandbox pty list {sandbox}`");
             let starting = client.terminal_start(&sandbox, &start);
             let terminal = session::wait("starting", Some(&left), starting).await?;
@@ -164,7 +164,7 @@ impl Create {
 impl Resize {
     fn run(self) -> Outcome {
         let Self { one: One { target, session: id }, cols, rows } = self;
-        session::run(async |client| {
+        session::run_in(&target.sandbox, async |client| {
             let size = TerminalResize { cols, rows };
             let resizing = client.terminal_resize(&target.sandbox, &id, &size);
             session::wait("setting the size", None, resizing).await?;
@@ -197,7 +197,8 @@ struct EndJson {
 
 impl Connect {
     fn run(self) -> Outcome {
-        session::run(async |client| self.connect(&client).await)
+        let sandbox = self.target.sandbox.clone();
+        session::run_in(&sandbox, async |client| self.connect(&client).await)
     }
 
     async fn connect(self, client: &Client) -> Outcome {

@@ -165,7 +165,9 @@ impl Upload {
             Arc::new(Watcher { upload_id: Mutex::default(), progress, length: AtomicU64::default() });
         let outcome = self.prepared().and_then(|(kind, path)| {
             let sending = |client| self.send(client, kind, path, &watcher);
-            session::run(async |client| session::quietly(None, sending(client)).await)
+            session::run_in(&self.target.sandbox, async |client| {
+                session::quietly(None, sending(client)).await
+            })
         });
         watcher.progress.end();
         outcome.map_err(|cause| {

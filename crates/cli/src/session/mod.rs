@@ -30,6 +30,17 @@ pub(crate) fn run<F: Future<Output = Outcome>>(command: impl FnOnce(Client) -> F
     outcome
 }
 
+/// As [`run`], for what is done inside a sandbox: one that is paused is resumed first.
+pub(crate) fn run_in<F: Future<Output = Outcome>>(
+    sandbox: &str,
+    command: impl FnOnce(Client) -> F,
+) -> Outcome {
+    run(async |client| {
+        wait("waking the sandbox", None, client.sandbox_connect(sandbox)).await?;
+        command(client).await
+    })
+}
+
 /// Waits for the server, visibly. `left` is what may exist when a person does not wait for it.
 pub(crate) async fn wait<T, E: Into<Failure>>(
     doing: &str,

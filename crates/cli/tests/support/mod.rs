@@ -5,11 +5,15 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
@@ -91,6 +95,25 @@ impl Server {
         route: impl Fn(&Request) -> Answer + Send + Sync + 'static,
         talk: impl Fn(&mut Socket<'_>) + Send + Sync + 'static,
     ) -> Self {
+        // Before what is done in a sandbox the program asks whether it is paused. Most tests are about what
+        // comes then.
+        let route = move |request: &Request| match asks_status(request) {
+            true => Answer::json(200, r#"{"status":"running"}"#),
+            false => route(request),
+        };
+        Self::serving(route, talk, |request| !asks_status(request))
+    }
+
+    /// A server that also has to say whether a sandbox is paused.
+    pub fn start_asked(route: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::serving(route, |_| panic!("nobody expected a socket"), |_| true)
+    }
+
+    fn serving(
+        route: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+        talk: impl Fn(&mut Socket<'_>) + Send + Sync + 'static,
+        recorded: fn(&Request) -> bool,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -100,7 +123,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (route, talk, record) = (route.clone(), talk.clone(), record.clone());
-                std::thread::spawn(move || serve(&stream, &*route, &*talk, &record));
+                std::thread::spawn(move || serve(&stream, &*route, &*talk, &record, recorded));
             }
         });
         Self { url, seen, home: tempfile::tempdir().unwrap() }
@@ -151,13 +174,25 @@ impl Server {
     }
 }
 
-fn serve(stream: &TcpStream, route: &Route, talk: &Talk, record: &Mutex<Vec<Request>>) {
+fn asks_status(request: &Request) -> bool {
+    request.line.starts_with("GET /v1/sandboxes/") && request.line.ends_with("?fields=status")
+}
+
+fn serve(
+    stream: &TcpStream,
+    route: &Route,
+    talk: &Talk,
+    record: &Mutex<Vec<Request>>,
+    recorded: fn(&Request) -> bool,
+) {
     let mut reader = BufReader::new(stream);
     let Some(request) = read(&mut reader) else { return };
     let is_socket = |request: &&Request| request.headers.contains_key("sec-websocket-key");
     let number = {
         let mut record = record.lock().unwrap();
-        record.push(request.clone());
+        if recorded(&request) {
+            record.push(request.clone());
+        }
         record.iter().filter(is_socket).count()
     };
     if let Some(key) = request.headers.get("sec-websocket-key") {
@@ -213,6 +248,23 @@ fn read(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
         }
     }
     Some(Request { line, headers, body })
+}
+
+/// Sends a signal.
+pub fn signal(name: &str, pid: u32) {
+    assert!(std::process::Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
+/// A terminal of the test's own: the far side, and the near one for the program.
+pub fn terminal() -> (OwnedFd, File) {
+    let far = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&far).unwrap();
+    unlockpt(&far).unwrap();
+    let path = ptsname(&far, Vec::new()).unwrap();
+    let near = File::options().read(true).write(true).open(path.to_str().unwrap()).unwrap();
+    let size = Winsize { ws_col: 101, ws_row: 31, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&near, size).unwrap();
+    (far, near)
 }
 
 /// What a run left behind.

@@ -11,6 +11,7 @@ mod initrd;
 mod link;
 pub use link::DEVICE as LINK_DEVICE;
 mod root;
+pub use root::CONTROL_GROUPS;
 
 use std::io;
 

@@ -10,6 +10,10 @@ use nix::sys::stat::{Mode, umask};
 
 use super::{disk, identity, step};
 use crate::console::say;
+use crate::hooks;
+
+/// Where control groups are, as everywhere.
+pub const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// Open files of a process: what most get, and what those may have that ask.
 const OPEN_FILES: (u64, u64) = (65_536, 1 << 20);
@@ -22,10 +26,10 @@ pub fn prepare() -> io::Result<()> {
         ("/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
         ("/dev/shm", "tmpfs", secure, "mode=1777"),
         ("/run", "tmpfs", secure, "mode=0755,size=20%"),
-        ("/sys/fs/cgroup", "cgroup2", secure | MsFlags::MS_NOEXEC, "nsdelegate"),
+        (CONTROL_GROUPS, "cgroup2", secure | MsFlags::MS_NOEXEC, "nsdelegate"),
     ];
     for (target, kind, flags, options) in mounts {
-        // `/sys/fs/cgroup` is the kernel's, and there.
+        // The directory for control groups is the kernel's, and there.
         if !target.starts_with("/sys") {
             step(target, fs::create_dir_all(target))?;
         }
@@ -47,6 +51,7 @@ pub fn prepare() -> io::Result<()> {
             other => step(link, other)?,
         }
     }
+    step(hooks::DIRECTORY, fs::create_dir_all(hooks::DIRECTORY))?;
     step("open files", setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES.0, OPEN_FILES.1))?;
     // Numbers of processes that come again only after a long time: the API names processes by them.
     set("/proc/sys/kernel/pid_max", "4194304");

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use super::spawn::{self, Program, Stage};
 use crate::account::Account;
+use crate::freezer::Admission;
 
 /// The path of programs where the environment has none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -25,6 +26,8 @@ pub struct Launch {
     pub environment: BTreeMap<String, String>,
     pub directory: PathBuf,
     pub account: Account,
+    /// Kept until it was started.
+    pub admission: Admission,
 }
 
 /// Why a process was not started.
@@ -68,6 +71,7 @@ impl Launch {
             directory: string(self.directory.to_string_lossy().into_owned())?,
             account: &self.account,
             change_user,
+            group: self.admission.group(),
             terminal: matches!(files, Files::Terminal(_)),
             stdin,
             stdout,

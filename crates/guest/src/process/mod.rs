@@ -108,6 +108,7 @@ impl Process {
             environment: Default::default(),
             directory: "/".into(),
             account: crate::account::Account::root(),
+            admission: crate::freezer::Freezer::without_groups().admit_hook(),
         };
         let arrived = Instant::now();
         let start = Start { launch, shown: "true".into(), timeout: None, stdin: false, arrived, name: None };

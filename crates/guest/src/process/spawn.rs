@@ -5,11 +5,15 @@
 //! at every start. The child therefore does nothing but system calls, on a stack of its own, while
 //! the calling thread stands still; what went wrong it leaves in that shared memory.
 //!
+//! It is born in its control group (`clone3`, `CLONE_INTO_CGROUP`): to be moved there afterwards takes the
+//! kernel long, and what it had started by then would be left behind.
+//!
 //! Users are changed by bare system calls: the C library's functions would change all threads of a
 //! process, and the child's threads are the agent's.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 
@@ -27,6 +31,8 @@ pub struct Program<'a> {
     pub account: &'a Account,
     /// Whether the agent may change users; when it may not, the child runs as the agent does.
     pub change_user: bool,
+    /// The control group that it is born in; none: the agent's.
+    pub group: Option<BorrowedFd<'a>>,
     /// Whether standard input is a terminal, which is to be that of the child's session.
     pub terminal: bool,
     pub stdin: BorrowedFd<'a>,
@@ -65,6 +71,8 @@ struct Child {
     failure: Option<(Stage, c_int)>,
 }
 
+/// The child has the agent's memory, and the calling thread waits until it has its own.
+const SHARED: c_int = libc::CLONE_VM | libc::CLONE_VFORK;
 const STACK_BYTES: usize = 32 << 10;
 const SHELL: &std::ffi::CStr = c"/bin/sh";
 
@@ -95,17 +103,19 @@ pub fn spawn(program: &Program<'_>) -> Result<u32, (Stage, Errno)> {
     };
     let mut stack = Vec::<u128>::with_capacity(STACK_BYTES / size_of::<u128>());
     let child_pointer: *mut Child = &raw mut child;
+    let argument = child_pointer.cast::<c_void>();
     // SAFETY: `stack` and everything `child` points to outlive the call, which returns only after the
     // child has executed a program or exited (CLONE_VFORK). The stack grows down from its end, which
     // is aligned as u128 is. `run` makes system calls only and never returns into Rust's frames.
     let pid = unsafe {
-        let top = stack.as_mut_ptr().add(stack.capacity()).cast::<c_void>();
-        libc::clone(
-            run,
-            top,
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-            child_pointer.cast::<c_void>(),
-        )
+        match program.group.map(|group| clone_into(group, stack.spare_capacity_mut(), argument)) {
+            Some(Ok(pid)) => pid,
+            // A group that takes no programs any more must not keep them from being started.
+            Some(Err(_)) | None => {
+                let top = stack.as_mut_ptr().add(stack.capacity()).cast::<c_void>();
+                libc::clone(run, top, SHARED | libc::SIGCHLD, argument)
+            }
+        }
     };
     if pid < 0 {
         return Err((Stage::Prepare, Errno::last()));
@@ -116,6 +126,58 @@ pub fn spawn(program: &Program<'_>) -> Result<u32, (Stage, Errno)> {
         Some((stage, errno)) => Err((stage, Errno::from_raw(errno))),
         None => Ok(pid as u32),
     }
+}
+
+/// As `clone` of `run` with `argument`, in a control group. The C library has no such call, since the child
+/// comes back on another stack: there it goes straight into `run`.
+///
+/// SAFETY: as for `clone`; the stack must be aligned as u128 is, and nobody else's until the child has
+/// executed a program or exited.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_into(
+    group: BorrowedFd<'_>,
+    stack: &mut [MaybeUninit<u128>],
+    argument: *mut c_void,
+) -> Result<c_int, Errno> {
+    // Of the kernel's `sched.h`; the C library's type is too small for it.
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    // SAFETY: for this structure zeros say that nothing is asked for.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = SHARED as u64 | CLONE_INTO_CGROUP;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.stack = stack.as_mut_ptr() as u64;
+    arguments.stack_size = size_of_val(stack) as u64;
+    arguments.cgroup = group.as_raw_fd() as u64;
+    let mut result = libc::SYS_clone3;
+    // SAFETY: the call changes the registers that are named, in the child also the stack pointer, which is
+    // then the end of `stack`. The child leaves by `run`, which does not return, and so never touches the
+    // frame of this function.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, rdx",
+            "call {run}",
+            "ud2",
+            "2:",
+            run = sym run,
+            inlateout("rax") result,
+            in("rdi") &raw const arguments,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("rdx") argument,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    if result < 0 { Err(Errno::from_raw(-result as c_int)) } else { Ok(result as c_int) }
+}
+
+/// Elsewhere programs are born where the agent is.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn clone_into(_: BorrowedFd<'_>, _: &mut [MaybeUninit<u128>], _: *mut c_void) -> Result<c_int, Errno> {
+    Err(Errno::ENOSYS)
 }
 
 extern "C" fn run(argument: *mut c_void) -> c_int {

@@ -1,15 +1,16 @@
 //! The calls of the protocol.
 //!
 //! Here is what a call means and which module does it; `process`, `file` and `terminal` hold the large
-//! groups. Who may call has been settled before a call comes here (`serve`).
+//! groups, and `adoption` what the machine is. Who may call has been settled before a call comes here (`serve`).
 
+pub mod adoption;
 mod file;
 mod process;
 mod terminal;
 mod upload;
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use nullspace_guest_proto as pb;
@@ -20,6 +21,7 @@ use crate::bulk::Tickets;
 use crate::file::list::Listing;
 use crate::file::stream::{Messages, Told};
 use crate::file::watch::Watches;
+use crate::freezer::Freezer;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::power::{self, Stop};
@@ -28,9 +30,11 @@ use crate::process::table::Table;
 use crate::serve::Arrived;
 use crate::terminal::sessions::Sessions;
 use crate::terminal::viewer::Viewer;
-use crate::token::{Tokens, same};
 use crate::upload::Uploads;
-use crate::{adopt, path};
+use adoption::{Adopted, Adoption, Caller};
+
+/// Bytes of the name of a freeze.
+const FREEZE_ID_BYTES: usize = 64;
 
 /// Whether the agent has the machine to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,15 +47,12 @@ pub enum Place {
 
 /// See the module.
 pub struct Service {
-    place: Place,
-    tokens: Arc<Tokens>,
-    adopted: OnceLock<Adopted>,
-    /// Held by the one Adopt that is being done.
-    adopting: tokio::sync::Mutex<()>,
+    adoption: Arc<Adoption>,
     table: Arc<Table>,
     sessions: Arc<Sessions>,
-    mounts: Mounts,
+    mounts: Arc<Mounts>,
     tickets: Arc<Tickets>,
+    freezer: Arc<Freezer>,
     watches: Watches,
     uploads: Arc<Uploads>,
     metrics: Metrics,
@@ -59,35 +60,25 @@ pub struct Service {
     agent_start_us: u64,
 }
 
-/// What Adopt said.
-struct Adopted {
-    sandbox_id: String,
-    token: String,
-    envs: HashMap<String, String>,
-    cwd: Option<String>,
-    reply: pb::AdoptReply,
-}
-
 impl Service {
     /// Serves now: the time since the kernel's start is taken here.
     pub fn new(
-        place: Place,
-        tokens: Arc<Tokens>,
+        adoption: Arc<Adoption>,
         table: Arc<Table>,
         sessions: Arc<Sessions>,
+        mounts: Arc<Mounts>,
         tickets: Arc<Tickets>,
+        freezer: Arc<Freezer>,
         stop: mpsc::Sender<Stop>,
     ) -> std::io::Result<Self> {
         let up = std::time::Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?);
         Ok(Self {
-            place,
-            tokens,
-            adopted: OnceLock::new(),
-            adopting: tokio::sync::Mutex::new(()),
+            adoption,
             table,
             sessions,
-            mounts: Mounts::watch()?,
+            mounts,
             tickets,
+            freezer,
             watches: Watches::default(),
             uploads: Arc::default(),
             metrics: Metrics::default(),
@@ -96,40 +87,9 @@ impl Service {
         })
     }
 
-    fn adopted(&self) -> Result<&Adopted, Status> {
-        self.adopted.get().ok_or_else(|| Status::failed_precondition("this machine has not been adopted yet"))
-    }
-
-    async fn do_adopt(&self, request: pb::AdoptRequest) -> Result<pb::AdoptReply, Status> {
-        adopt::validate(&request)?;
-        let _one = self.adopting.lock().await;
-        if let Some(before) = self.adopted.get() {
-            let again = before.sandbox_id == request.sandbox_id
-                && same(before.token.as_bytes(), request.token.as_bytes());
-            return if again {
-                Ok(before.reply)
-            } else {
-                Err(Status::failed_precondition(format!("already adopted as {}", before.sandbox_id)))
-            };
-        }
-        let cwd = match request.cwd.as_str() {
-            "" => None,
-            cwd => Some(path::resolve(cwd, path::WORKSPACE)?.to_string_lossy().into_owned()),
-        };
-        let mut reply = match self.place {
-            Place::Machine => adopt::adopt(&request).await,
-            Place::Hosted => pb::AdoptReply::default(),
-        };
-        reply.environment = true;
-        reply.token = true;
-        self.tokens.replace(request.token.clone());
-        let adopted =
-            Adopted { sandbox_id: request.sandbox_id, token: request.token, envs: request.envs, cwd, reply };
-        // What prepared the machine is nobody's business from here on.
-        self.table.forget_ended();
-        // Only here, under the lock, and it was empty.
-        let _ = self.adopted.set(adopted);
-        Ok(reply)
+    fn adopted(&self) -> Result<Arc<Adopted>, Status> {
+        let adopted = self.adoption.current();
+        adopted.ok_or_else(|| Status::failed_precondition("this machine has not been adopted yet"))
     }
 }
 
@@ -153,19 +113,42 @@ impl pb::agent_server::Agent for Service {
         Ok(Response::new(pb::HelloReply {
             generation: pb::GENERATION,
             agent_version: env!("CARGO_PKG_VERSION").into(),
-            sandbox_id: self.adopted.get().map(|adopted| adopted.sandbox_id.clone()).unwrap_or_default(),
+            sandbox_id: self.adoption.current().map(|own| own.sandbox_id.clone()).unwrap_or_default(),
             kernel_release: release.release().to_string_lossy().into_owned(),
             agent_start_us: self.agent_start_us,
         }))
     }
 
     async fn adopt(&self, request: Request<pb::AdoptRequest>) -> Result<Response<pb::AdoptReply>, Status> {
-        self.do_adopt(request.into_inner()).await.map(Response::new)
+        let caller = Caller::of(&request)?;
+        let adopted = Arc::clone(&self.adoption).adopt(request.into_inner(), caller);
+        // Completed whatever becomes of its caller, who may ask again and is then answered the same.
+        let answer = tokio::spawn(adopted).await;
+        answer.unwrap_or_else(|error| Err(Status::internal(error.to_string()))).map(Response::new)
     }
 
     async fn sync(&self, _: Request<pb::SyncRequest>) -> Result<Response<pb::SyncReply>, Status> {
         power::flush().await;
         Ok(Response::new(pb::SyncReply {}))
+    }
+
+    async fn freeze(&self, request: Request<pb::FreezeRequest>) -> Result<Response<pb::FreezeReply>, Status> {
+        let id = request.into_inner().freeze_id;
+        if id.len() > FREEZE_ID_BYTES {
+            let message = format!("freeze_id has {} bytes; it must have at most {FREEZE_ID_BYTES}", id.len());
+            return Err(Status::invalid_argument(message));
+        }
+        let reason = self.freezer.freeze(id).await.err();
+        let reply = pb::FreezeReply { frozen: reason.is_none(), reason: reason.unwrap_or_default() };
+        Ok(Response::new(reply))
+    }
+
+    async fn thaw(&self, request: Request<pb::ThawRequest>) -> Result<Response<pb::ThawReply>, Status> {
+        let arrived = request.extensions().get::<Arrived>().map_or_else(Instant::now, |arrived| arrived.0);
+        let pb::ThawRequest { freeze_id, unix_time_ns } = request.into_inner();
+        self.adoption.catch_up(unix_time_ns, arrived);
+        self.freezer.thaw(&freeze_id).await;
+        Ok(Response::new(pb::ThawReply {}))
     }
 
     async fn shutdown(&self, _: Request<pb::ShutdownRequest>) -> Result<Response<pb::ShutdownReply>, Status> {

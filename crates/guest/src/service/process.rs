@@ -127,6 +127,7 @@ impl Service {
                 },
                 directory,
                 account,
+                admission: self.freezer.admit().await,
             },
         });
         let own_directory = request.cwd.is_empty().then_some(request.user.as_str());
@@ -139,7 +140,8 @@ impl Service {
         let account = Account::find(user)
             .ok_or_else(|| refusal(Reason::BadUser, format!("there is no user {user}")))?;
         // Absent while the machine is being prepared: then without a directory of its own.
-        let own = self.adopted.get().and_then(|adopted| adopted.cwd.as_deref()).unwrap_or(WORKSPACE);
+        let adopted = self.adoption.current();
+        let own = adopted.as_ref().and_then(|adopted| adopted.cwd.as_deref()).unwrap_or(WORKSPACE);
         let directory = if cwd.is_empty() {
             PathBuf::from(own)
         } else {
@@ -155,16 +157,8 @@ impl Service {
         account: &Account,
         envs: HashMap<String, String>,
     ) -> BTreeMap<String, String> {
-        let mut environment = BTreeMap::from([
-            ("PATH".to_string(), DEFAULT_PATH.to_string()),
-            ("HOME".to_string(), account.home.clone()),
-            ("USER".to_string(), account.name.clone()),
-            ("LOGNAME".to_string(), account.name.clone()),
-        ]);
-        let own = self.adopted.get().into_iter().flat_map(|adopted| &adopted.envs);
-        environment.extend(own.map(|(name, value)| (name.clone(), value.clone())));
-        environment.extend(envs);
-        environment
+        let adopted = self.adoption.current();
+        environment(account, adopted.iter().flat_map(|adopted| &adopted.envs), &envs)
     }
 
     /// Starts a program; what it is told is whether that may hang. `own_directory`: it is to run in the
@@ -230,6 +224,24 @@ impl Service {
             Err(error) => Err(Status::permission_denied(format!("process {pid}: {}", error.desc()))),
         }
     }
+}
+
+/// The environment of a program that `account` runs: its own variables, the machine's over them, more over
+/// those.
+pub(super) fn environment<'a>(
+    account: &Account,
+    machine: impl IntoIterator<Item = (&'a String, &'a String)>,
+    more: &'a HashMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut environment = BTreeMap::from([
+        ("PATH".to_string(), DEFAULT_PATH.to_string()),
+        ("HOME".to_string(), account.home.clone()),
+        ("USER".to_string(), account.name.clone()),
+        ("LOGNAME".to_string(), account.name.clone()),
+    ]);
+    let over = machine.into_iter().chain(more);
+    environment.extend(over.map(|(name, value)| (name.clone(), value.clone())));
+    environment
 }
 
 /// The command line as it was asked for.

@@ -56,10 +56,11 @@ impl Service {
             environment.entry(name.into()).or_insert_with(|| value.into());
         }
         let (program, arguments) = program(&shell, request.command);
+        let admission = self.freezer.admit().await;
         let start = Arc::new(Start {
             name: (request.session_id, turn),
             size,
-            launch: Launch { program, arguments, environment, directory, account },
+            launch: Launch { program, arguments, environment, directory, account, admission },
         });
         let own_directory = request.cwd.is_empty().then_some(request.user.as_str());
         let session = self

@@ -1,7 +1,7 @@
 //! An agent to test, and short forms of its calls.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nullspace_guest_proto as pb;
@@ -39,6 +39,8 @@ pub struct Agent {
     pub client: Client,
     /// Where its bulk lane begins.
     pub bulk: SocketAddr,
+    /// Where its hooks are looked for; made by whoever has some.
+    pub hooks: PathBuf,
     /// The machine's directory, which does not exist until it is used.
     pub cwd: PathBuf,
     _directory: tempfile::TempDir,
@@ -47,11 +49,17 @@ pub struct Agent {
 impl Agent {
     /// Not adopted yet.
     pub async fn bare(logs: Option<PathBuf>) -> Self {
+        Self::bare_in(logs, None).await
+    }
+
+    async fn bare_in(logs: Option<PathBuf>, groups: Option<&Path>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let logs = logs.unwrap_or_else(|| directory.path().join("logs"));
+        let hooks = logs.join("after-restore.d");
         let mut child = Command::new(env!("CARGO_BIN_EXE_nullspace-guest"))
             .args(["--hosted", "127.0.0.1:0", CHECKPOINT_TOKEN])
             .arg(logs)
+            .args(groups)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -65,7 +73,7 @@ impl Agent {
         let cwd = directory.path().join("machine/cwd");
         std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .unwrap();
-        Self { child, address, bulk, client, cwd, _directory: directory }
+        Self { child, address, bulk, client, hooks, cwd, _directory: directory }
     }
 
     /// Adopted, with a directory of its own.
@@ -74,11 +82,19 @@ impl Agent {
     }
 
     pub async fn with_logs(logs: Option<PathBuf>) -> Self {
-        let mut agent = Self::bare(logs).await;
-        let request = agent.adopt_request();
-        agent.client.adopt(request).await.unwrap();
-        agent.client = connect(agent.address, Some(TOKEN)).await;
-        agent
+        Self::bare(logs).await.adopted().await
+    }
+
+    /// Adopted, and what it starts is in control groups below this directory.
+    pub async fn in_groups(groups: &Path) -> Self {
+        Self::bare_in(None, Some(groups)).await.adopted().await
+    }
+
+    async fn adopted(mut self) -> Self {
+        let request = self.adopt_request();
+        self.client.adopt(request).await.unwrap();
+        self.client = connect(self.address, Some(TOKEN)).await;
+        self
     }
 
     pub fn adopt_request(&self) -> pb::AdoptRequest {

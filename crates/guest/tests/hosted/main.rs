@@ -5,11 +5,13 @@
 
 #![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 
+mod adoption;
 mod agent;
 mod archives;
 mod batch;
 mod bulk;
 mod files;
+mod freezing;
 mod processes;
 mod search;
 mod terminals;

@@ -4,11 +4,15 @@
 mod auth;
 mod file;
 mod health;
+mod lifecycle;
+mod monitor;
 mod process;
 mod sandbox;
+mod snapshot;
 mod template;
 mod terminal;
 mod upload;
+mod webhook;
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,4 +1,4 @@
-//! Tenants, keys, and the ageing of idempotency keys.
+//! Tenants and keys.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -7,7 +7,6 @@ use nullspace_types::key::Key;
 use sqlx::Row as _;
 
 use super::{Engine, Row, bytes, exact, parsed, prose, retried, time, time_option};
-use crate::idempotency::IdempotencyStore;
 use crate::key::{KeyRow, KeyStore, NewKey, TenantRow};
 use crate::{Error, Result};
 
@@ -96,16 +95,6 @@ impl Engine {
         transaction.commit().await?;
         key(&row.ok_or(Error::NotFound("API key"))?)
     }
-
-    async fn idempotency_prune_once(&self, before: Timestamp) -> Result<u64> {
-        let mut transaction = self.begin().await?;
-        let done = sqlx::query("DELETE FROM idempotency WHERE created_at < $1")
-            .bind(before.as_microsecond())
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(done.rows_affected())
-    }
 }
 
 #[async_trait]
@@ -157,12 +146,5 @@ impl KeyStore for Engine {
 
     async fn key_revoke(&self, id: KeyId, now: Timestamp) -> Result<Key> {
         retried!(self.key_revoke_once(id, now))
-    }
-}
-
-#[async_trait]
-impl IdempotencyStore for Engine {
-    async fn idempotency_prune(&self, before: Timestamp) -> Result<u64> {
-        retried!(self.idempotency_prune_once(before))
     }
 }

@@ -1,14 +1,22 @@
 //! The queries, written once. Both engines take `$1` parameters, `RETURNING`, `ON CONFLICT` and partial
 //! indexes alike, and all columns are 64-bit integers, texts, bytes and booleans; so this directory is
-//! compiled once per engine as a child of its module, whose `Db`, `Engine`, `Transaction` and `lock_events`
-//! are all that differs.
+//! compiled once per engine as a child of its module, whose `Db`, `Engine`, `Transaction`, `lock_events` and
+//! `lock_webhooks` are all that differs.
 
 mod event;
+mod idempotency;
 mod key;
+mod metadata;
 mod sandbox;
+mod sandbox_insert;
 mod sandbox_list;
+mod sandbox_pause;
 mod sandbox_row;
 mod secret;
+mod snapshot;
+mod webhook;
+mod webhook_delivery;
+mod webhook_fan_out;
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -17,7 +25,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::Row as _;
 
-use super::{Db, Engine, Transaction, lock_events};
+use super::{Db, Engine, Transaction, lock_events, lock_webhooks};
 use crate::{Error, Result, Store};
 
 type Row = <Db as sqlx::Database>::Row;
@@ -62,6 +70,16 @@ fn parsed_option<T: FromStr<Err: Display>>(row: &Row, column: &'static str) -> R
     let text: Option<String> = row.try_get(column)?;
     text.map(|text| text.parse().map_err(|error| Error::corrupt(format!("column {column}: {error}"))))
         .transpose()
+}
+
+/// A text column that holds one of a few words.
+fn word<T: Copy>(row: &Row, column: &'static str, known: &[(&str, T)]) -> Result<T> {
+    let text: String = row.try_get(column)?;
+    known
+        .iter()
+        .find(|(word, _)| *word == text)
+        .map(|(_, value)| *value)
+        .ok_or_else(|| Error::corrupt(format!("column {column}: unknown word {text:?}")))
 }
 
 fn json<T: serde::de::DeserializeOwned>(row: &Row, column: &'static str) -> Result<T> {

@@ -3,22 +3,21 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use nullspace_types::event::LifecycleEvent;
-use nullspace_types::id::{SandboxId, TenantId};
-use sqlx::Row as _;
+use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId, TenantId};
 
-use super::sandbox_row::{columns, find, insert, sandbox};
-use super::{Engine, Row, Transaction, event, exact, parsed, prose, retried, signed};
-use crate::error::Contention;
+use super::sandbox_row::{columns, find, sandbox};
+use super::{Engine, Row, Transaction, event, idempotency, prose, retried, signed, snapshot};
 use crate::idempotency::Idempotency;
 use crate::sandbox::{
-    Change, Destruction, Insertion, NewSandbox, Observation, ObservedState, SandboxCounts, SandboxFilter,
-    SandboxRow, SandboxStore, Window,
+    Change, Destruction, Insertion, Insertions, NewSandbox, Observation, ObservedState, SandboxCounts,
+    SandboxFilter, SandboxRow, SandboxStore, Window,
 };
+use crate::snapshot::NewSnapshot;
 use crate::{Error, Result};
 
 /// Ends the transaction of an UPDATE … RETURNING: with its events if it met a row, or by telling a row that
 /// is past that from none. `tenant` is checked where the verb is a user's.
-async fn finish(
+pub(super) async fn finish(
     mut transaction: Transaction,
     updated: Option<Row>,
     id: SandboxId,
@@ -34,81 +33,21 @@ async fn finish(
         };
     };
     let row = sandbox(&updated)?;
-    event::append(&mut transaction, row.tenant_id, row.id, events).await?;
+    event::append(&mut transaction, row.tenant_id, Some(row.id), events).await?;
     transaction.commit().await?;
     Ok(Change::Applied(Box::new(row)))
 }
 
-async fn free_key(transaction: &mut Transaction, id: SandboxId) -> Result<()> {
-    sqlx::query("DELETE FROM idempotency WHERE sandbox_id = $1")
-        .bind(id.to_string())
-        .execute(&mut **transaction)
-        .await?;
+/// Frees the keys that made a sandbox: its own, and that of the fork that it belongs to.
+async fn free_keys(transaction: &mut Transaction, row: &SandboxRow) -> Result<()> {
+    idempotency::free(transaction, &row.id.to_string()).await?;
+    if let Some(origin) = row.desired.origin_id {
+        idempotency::free(transaction, &idempotency::fork(origin)).await?;
+    }
     Ok(())
 }
 
-/// Claims the key for a new sandbox. If it is taken: what the request made, or that it was another request.
-async fn claim(
-    transaction: &mut Transaction,
-    new: &NewSandbox,
-    idempotency: &Idempotency,
-) -> Result<Option<Insertion>> {
-    let key = exact(&idempotency.key, "the idempotency key")?;
-    // On PostgreSQL this waits for a transaction that holds the same key to end.
-    let claimed = sqlx::query(
-        "INSERT INTO idempotency (tenant_id, operation, key, request_hash, sandbox_id, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant_id, operation, key) DO NOTHING",
-    )
-    .bind(new.tenant_id.to_string())
-    .bind(idempotency.operation)
-    .bind(key)
-    .bind(&idempotency.request_hash[..])
-    .bind(new.id.to_string())
-    .bind(new.created_at.as_microsecond())
-    .execute(&mut **transaction)
-    .await?;
-    if claimed.rows_affected() == 1 {
-        return Ok(None);
-    }
-    // If it was freed in between there is nothing to answer: the whole transaction is done again.
-    let undone = || Error::Unavailable(Box::new(Contention(sqlx::Error::RowNotFound)));
-    let taken = sqlx::query(
-        "SELECT request_hash, sandbox_id FROM idempotency WHERE tenant_id = $1 AND operation = $2 AND key = $3",
-    )
-    .bind(new.tenant_id.to_string())
-    .bind(idempotency.operation)
-    .bind(key)
-    .fetch_optional(&mut **transaction)
-    .await?
-    .ok_or_else(undone)?;
-    let request_hash: Vec<u8> = taken.try_get("request_hash")?;
-    if request_hash != idempotency.request_hash {
-        return Ok(Some(Insertion::KeyReused));
-    }
-    let existing = find(transaction, parsed(&taken, "sandbox_id")?).await?.ok_or_else(undone)?;
-    Ok(Some(Insertion::Existing(Box::new(existing))))
-}
-
 impl Engine {
-    async fn insert_once(
-        &self,
-        new: &NewSandbox,
-        idempotency: Option<&Idempotency>,
-        events: &[LifecycleEvent],
-    ) -> Result<Insertion> {
-        let mut transaction = self.begin().await?;
-        if let Some(idempotency) = idempotency
-            && let Some(taken) = claim(&mut transaction, new, idempotency).await?
-        {
-            transaction.rollback().await?;
-            return Ok(taken);
-        }
-        let row = insert(&mut transaction, new).await?;
-        event::append(&mut transaction, new.tenant_id, new.id, events).await?;
-        transaction.commit().await?;
-        Ok(Insertion::Inserted(Box::new(row)))
-    }
-
     async fn observed_once(
         &self,
         id: SandboxId,
@@ -122,8 +61,9 @@ impl Engine {
             "UPDATE sandboxes SET observed_state = $3, observed_generation = $4, ",
             "observed_disk_mb = coalesce($5, observed_disk_mb), started_at = coalesce($6, started_at), ",
             "error_message = $7, timeout_at = coalesce($8, timeout_at) ",
-            "WHERE id = $1 AND incarnation = $2 AND desired = 'running' ",
-            "AND (observed_state = 'none' OR observed_generation < $4) RETURNING ",
+            "WHERE id = $1 AND incarnation = $2 AND desired <> 'destroyed' AND CASE observed_state ",
+            "WHEN 'none' THEN TRUE WHEN 'paused' THEN desired = 'running' AND $9 ",
+            "ELSE observed_generation < $4 END RETURNING ",
             columns!()
         ))
         .bind(id.to_string())
@@ -134,6 +74,7 @@ impl Engine {
         .bind(observed.started_at.map(Timestamp::as_microsecond))
         .bind(observed.error_message.as_deref().map(prose))
         .bind(timeout_at.map(Timestamp::as_microsecond))
+        .bind(observed.state == ObservedState::Running)
         .fetch_optional(&mut *transaction)
         .await?;
         finish(transaction, updated, id, None, events).await
@@ -149,15 +90,15 @@ impl Engine {
         let mut transaction = self.begin().await?;
         let updated = sqlx::query(concat!(
             "UPDATE sandboxes SET desired = 'destroyed', desired_generation = desired_generation + 1, ",
-            "destroy_reason = $2 WHERE id = $1 AND desired = 'running' RETURNING ",
+            "destroy_reason = $2 WHERE id = $1 AND desired <> 'destroyed' RETURNING ",
             columns!()
         ))
         .bind(id.to_string())
         .bind(prose(reason))
         .fetch_optional(&mut *transaction)
         .await?;
-        if free && updated.is_some() {
-            free_key(&mut transaction, id).await?;
+        if free && let Some(updated) = &updated {
+            free_keys(&mut transaction, &sandbox(updated)?).await?;
         }
         finish(transaction, updated, id, None, events).await
     }
@@ -171,7 +112,7 @@ impl Engine {
         let mut transaction = self.begin().await?;
         let updated = sqlx::query(concat!(
             "UPDATE sandboxes SET destroyed_at = $2, ",
-            "desired_generation = desired_generation + CASE desired WHEN 'running' THEN 1 ELSE 0 END, ",
+            "desired_generation = desired_generation + CASE desired WHEN 'destroyed' THEN 0 ELSE 1 END, ",
             "desired = 'destroyed', destroy_reason = coalesce(destroy_reason, $3), ",
             "error_message = coalesce(error_message, $4) ",
             "WHERE id = $1 AND destroyed_at IS NULL RETURNING ",
@@ -183,8 +124,11 @@ impl Engine {
         .bind(destruction.error_message.as_deref().map(prose))
         .fetch_optional(&mut *transaction)
         .await?;
-        if destruction.free_key && updated.is_some() {
-            free_key(&mut transaction, id).await?;
+        if let Some(updated) = &updated {
+            snapshot::forget_hibernation(&mut transaction, id).await?;
+            if destruction.free_key {
+                free_keys(&mut transaction, &sandbox(updated)?).await?;
+            }
         }
         finish(transaction, updated, id, None, events).await
     }
@@ -225,14 +169,78 @@ impl SandboxStore for Engine {
         retried!(self.insert_once(new, idempotency, events))
     }
 
+    async fn sandbox_insert_fork(
+        &self,
+        children: &[NewSandbox],
+        idempotency: Option<&Idempotency>,
+        events: &[LifecycleEvent],
+    ) -> Result<Insertions> {
+        retried!(self.insert_fork_once(children, idempotency, events))
+    }
+
+    async fn sandbox_pause_begin(
+        &self,
+        id: SandboxId,
+        snapshot: SnapshotId,
+        events: &[LifecycleEvent],
+    ) -> Result<Change> {
+        retried!(self.pause_begin_once(id, snapshot, events))
+    }
+
+    async fn sandbox_paused(
+        &self,
+        id: SandboxId,
+        snapshot: &NewSnapshot,
+        events: &[LifecycleEvent],
+    ) -> Result<Change> {
+        retried!(self.paused_once(id, snapshot, events))
+    }
+
+    async fn sandbox_pause_undo(
+        &self,
+        id: SandboxId,
+        timeout_at: Timestamp,
+        events: &[LifecycleEvent],
+    ) -> Result<Change> {
+        retried!(self.pause_undo_once(id, timeout_at, events))
+    }
+
+    async fn sandbox_resume_begin(
+        &self,
+        id: SandboxId,
+        incarnation: IncarnationId,
+        events: &[LifecycleEvent],
+    ) -> Result<Change> {
+        retried!(self.resume_begin_once(id, incarnation, events))
+    }
+
+    async fn sandbox_resume_undo(&self, id: SandboxId, events: &[LifecycleEvent]) -> Result<Change> {
+        retried!(self.resume_undo_once(id, events))
+    }
+
+    async fn sandbox_descendants(
+        &self,
+        tenant: TenantId,
+        root: SandboxId,
+        limit: u32,
+    ) -> Result<Vec<SandboxRow>> {
+        self.descendants(tenant, root, limit).await
+    }
+
     async fn sandbox_observed(
         &self,
         id: SandboxId,
         observation: &Observation,
         events: &[LifecycleEvent],
     ) -> Result<Change> {
-        if observation.observed.state == ObservedState::None {
-            return Err(Error::invalid("news of a machine cannot be that nothing was seen of it"));
+        match observation.observed.state {
+            ObservedState::None => {
+                return Err(Error::invalid("news of a machine cannot be that nothing was seen of it"));
+            }
+            ObservedState::Paused => {
+                return Err(Error::invalid("news of a machine cannot be that it is paused"));
+            }
+            ObservedState::Running | ObservedState::Lost => {}
         }
         retried!(self.observed_once(id, observation, None, events))
     }
@@ -288,7 +296,11 @@ impl SandboxStore for Engine {
     }
 
     async fn sandbox_counts(&self, tenant: TenantId) -> Result<SandboxCounts> {
-        self.counts(tenant).await
+        self.counts(Some(tenant)).await
+    }
+
+    async fn sandbox_counts_all(&self) -> Result<SandboxCounts> {
+        self.counts(None).await
     }
 
     async fn sandbox_expired(&self, now: Timestamp, limit: u32) -> Result<Vec<SandboxRow>> {

@@ -13,8 +13,8 @@ use crate::{Error, Result};
 /// The states as a condition of constant words. When history is out of the question it says so in the words
 /// of the partial index.
 fn push_states(query: &mut QueryBuilder<Db>, states: &[StateFilter]) {
-    if states.iter().all(|state| state.desired == DesiredState::Running) {
-        query.push(" AND desired = 'running'");
+    if states.iter().all(|state| state.desired != DesiredState::Destroyed) {
+        query.push(" AND desired <> 'destroyed'");
     }
     for (index, state) in states.iter().enumerate() {
         query.push(if index == 0 { " AND (" } else { " OR " });
@@ -90,28 +90,55 @@ impl Engine {
         sandbox(&row.ok_or(Error::NotFound("sandbox"))?)
     }
 
-    pub(super) async fn counts(&self, tenant: TenantId) -> Result<SandboxCounts> {
-        let rows = sqlx::query(
-            "SELECT desired, observed_state, count(*) AS number FROM sandboxes \
-             WHERE tenant_id = $1 AND destroyed_at IS NULL GROUP BY desired, observed_state",
-        )
-        .bind(tenant.to_string())
-        .fetch_all(self.reader())
-        .await?;
+    /// Of one tenant, or of all.
+    pub(super) async fn counts(&self, tenant: Option<TenantId>) -> Result<SandboxCounts> {
+        let mut query = QueryBuilder::<Db>::new(
+            "SELECT desired, observed_state, count(*) AS number FROM sandboxes WHERE destroyed_at IS NULL",
+        );
+        if let Some(tenant) = tenant {
+            query.push(" AND tenant_id = ").push_bind(tenant.to_string());
+        }
+        query.push(" GROUP BY desired, observed_state");
+        let rows = query.build().fetch_all(self.reader()).await?;
         let mut counts = SandboxCounts::default();
         for row in &rows {
+            use {DesiredState as Wanted, ObservedState as Seen};
             let place = match (desired_state(row)?, observed_state(row)?) {
-                (DesiredState::Running, ObservedState::None) => &mut counts.creating,
-                (DesiredState::Running, ObservedState::Running) => &mut counts.running,
-                (DesiredState::Running, ObservedState::Lost) => &mut counts.lost,
-                (
-                    DesiredState::Destroyed,
-                    ObservedState::None | ObservedState::Running | ObservedState::Lost,
-                ) => &mut counts.destroying,
+                (Wanted::Running, Seen::None) => &mut counts.creating,
+                (Wanted::Running, Seen::Running) => &mut counts.running,
+                (Wanted::Running, Seen::Lost) => &mut counts.lost,
+                (Wanted::Paused, Seen::None | Seen::Running | Seen::Paused | Seen::Lost)
+                | (Wanted::Running, Seen::Paused) => &mut counts.paused,
+                (Wanted::Destroyed, Seen::None | Seen::Running | Seen::Paused | Seen::Lost) => {
+                    &mut counts.destroying
+                }
             };
             *place += super::number::<u64>(row, "number")?;
         }
         Ok(counts)
+    }
+
+    pub(super) async fn descendants(
+        &self,
+        tenant: TenantId,
+        root: SandboxId,
+        limit: u32,
+    ) -> Result<Vec<SandboxRow>> {
+        // UNION rather than UNION ALL: it ends whatever the rows say.
+        let rows = sqlx::query(concat!(
+            "WITH RECURSIVE relatives (relative) AS (",
+            "SELECT id FROM sandboxes WHERE id = $2 AND tenant_id = $1 UNION ",
+            "SELECT child.id FROM relatives JOIN sandboxes child ON child.parent_id = relatives.relative ",
+            "WHERE child.tenant_id = $1) SELECT ",
+            columns!(),
+            " FROM sandboxes WHERE id IN (SELECT relative FROM relatives) ORDER BY id LIMIT $3"
+        ))
+        .bind(tenant.to_string())
+        .bind(root.to_string())
+        .bind(i64::from(limit))
+        .fetch_all(self.reader())
+        .await?;
+        rows.iter().map(sandbox).collect()
     }
 
     pub(super) async fn expired(&self, now: Timestamp, limit: u32) -> Result<Vec<SandboxRow>> {

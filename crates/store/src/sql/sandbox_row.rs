@@ -2,50 +2,33 @@
 
 use nullspace_types::id::SandboxId;
 use nullspace_types::sandbox::TimeoutAction;
-use sqlx::{QueryBuilder, Row as _};
+use sqlx::Row as _;
 
 use super::{
-    Db, Row, Transaction, exact, json, number, number_option, parsed, signed, time, time_option, to_json,
+    Row, Transaction, exact, json, metadata, number, number_option, parsed, parsed_option, signed, time,
+    time_option, to_json, word,
 };
-use crate::canonical::pair_digest;
+use crate::Result;
 use crate::event::truncated;
 use crate::sandbox::{Desired, DesiredState, NewSandbox, Observed, ObservedState, SandboxRow};
-use crate::{Error, Result};
-
-/// Pairs per statement: well below the number of parameters that either engine takes.
-const PAIRS: usize = 1000;
 
 macro_rules! columns {
     () => {
         "id, tenant_id, created_at, destroyed_at, desired, desired_generation, incarnation, template, vcpus, \
          memory_mb, disk_mb, envs, metadata, cwd, internet_access, timeout_ms, timeout_action, timeout_at, \
-         destroy_reason, observed_state, observed_generation, observed_disk_mb, started_at, error_message"
+         auto_resume, snapshot_id, parent_id, origin_id, destroy_reason, observed_state, observed_generation, \
+         observed_disk_mb, started_at, error_message"
     };
 }
 pub(super) use columns;
 
-fn word<T>(row: &Row, column: &'static str, known: &[(&str, T)]) -> Result<T>
-where
-    T: Copy,
-{
-    let text: String = row.try_get(column)?;
-    known
-        .iter()
-        .find(|(word, _)| *word == text)
-        .map(|(_, value)| *value)
-        .ok_or_else(|| Error::corrupt(format!("column {column}: unknown word {text:?}")))
-}
-
 pub(super) fn desired_state(row: &Row) -> Result<DesiredState> {
-    word(
-        row,
-        "desired",
-        &[DesiredState::Running, DesiredState::Destroyed].map(|state| (state.as_str(), state)),
-    )
+    let known = [DesiredState::Running, DesiredState::Paused, DesiredState::Destroyed];
+    word(row, "desired", &known.map(|state| (state.as_str(), state)))
 }
 
 pub(super) fn observed_state(row: &Row) -> Result<ObservedState> {
-    let known = [ObservedState::None, ObservedState::Running, ObservedState::Lost];
+    let known = [ObservedState::None, ObservedState::Running, ObservedState::Paused, ObservedState::Lost];
     word(row, "observed_state", &known.map(|state| (state.as_str(), state)))
 }
 
@@ -71,6 +54,10 @@ pub(super) fn sandbox(row: &Row) -> Result<SandboxRow> {
             timeout_ms: number(row, "timeout_ms")?,
             timeout_action: word(row, "timeout_action", &actions)?,
             timeout_at: time_option(row, "timeout_at")?,
+            auto_resume: row.try_get("auto_resume")?,
+            snapshot_id: parsed_option(row, "snapshot_id")?,
+            parent_id: parsed_option(row, "parent_id")?,
+            origin_id: parsed_option(row, "origin_id")?,
             destroy_reason: row.try_get("destroy_reason")?,
         },
         observed: Observed {
@@ -105,6 +92,10 @@ pub(super) async fn insert(transaction: &mut Transaction, new: &NewSandbox) -> R
             timeout_ms: new.timeout_ms,
             timeout_action: new.timeout_action,
             timeout_at: None,
+            auto_resume: new.auto_resume,
+            snapshot_id: None,
+            parent_id: new.parent_id,
+            origin_id: new.origin_id,
             destroy_reason: None,
         },
         observed: Observed {
@@ -118,8 +109,9 @@ pub(super) async fn insert(transaction: &mut Transaction, new: &NewSandbox) -> R
     sqlx::query(
         "INSERT INTO sandboxes (id, tenant_id, created_at, desired, desired_generation, incarnation, template, \
          vcpus, memory_mb, disk_mb, envs, metadata, cwd, internet_access, timeout_ms, timeout_action, \
-         observed_state, observed_generation) \
-         VALUES ($1, $2, $3, 'running', 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'none', 0)",
+         auto_resume, parent_id, origin_id, observed_state, observed_generation) \
+         VALUES ($1, $2, $3, 'running', 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+         'none', 0)",
     )
     .bind(new.id.to_string())
     .bind(new.tenant_id.to_string())
@@ -135,18 +127,14 @@ pub(super) async fn insert(transaction: &mut Transaction, new: &NewSandbox) -> R
     .bind(new.internet_access)
     .bind(signed(new.timeout_ms, "timeout_ms")?)
     .bind(new.timeout_action.as_str())
+    .bind(new.auto_resume)
+    .bind(new.parent_id.map(|id| id.to_string()))
+    .bind(new.origin_id.map(|id| id.to_string()))
     .execute(&mut **transaction)
     .await?;
 
-    let pairs: Vec<[u8; 32]> = new.metadata.iter().map(|(name, value)| pair_digest(name, value)).collect();
-    for pairs in pairs.chunks(PAIRS) {
-        let mut query =
-            QueryBuilder::<Db>::new("INSERT INTO sandbox_metadata (tenant_id, pair, sandbox_id) ");
-        query.push_values(pairs, |mut tuple, pair| {
-            tuple.push_bind(new.tenant_id.to_string()).push_bind(pair.to_vec()).push_bind(new.id.to_string());
-        });
-        query.build().execute(&mut **transaction).await?;
-    }
+    let pairs = "INSERT INTO sandbox_metadata (tenant_id, pair, sandbox_id) ";
+    metadata::insert(transaction, pairs, new.tenant_id, &new.id.to_string(), &new.metadata).await?;
     Ok(row)
 }
 

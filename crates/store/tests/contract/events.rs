@@ -4,7 +4,7 @@ use jiff::ToSpan as _;
 use nullspace_store::event::{EventCursor, EventFilter, EventOrder};
 use nullspace_store::now;
 use nullspace_types::event::{EventStatus, Operation};
-use nullspace_types::id::EventId;
+use nullspace_types::id::{EventId, SandboxId, SnapshotId};
 
 use crate::world::{World, applied, event, new, object};
 
@@ -108,4 +108,89 @@ pub async fn events_are_listed_by_tenant_filter_and_order(world: &World) {
     assert_eq!(log[2].event, expected);
     assert_eq!(world.store.event_cursor(tenant, c).await.unwrap(), Some(log[2].cursor));
     assert_eq!(world.store.events_after(log[2].cursor, 10).await.unwrap(), log[3..]);
+}
+
+pub async fn an_event_is_found_by_every_part_of_it_once(world: &World) {
+    let tenant = world.tenant("one").await;
+    let snapshot = SnapshotId::new();
+    let parent = world.insert(&new(tenant), None, &[event(Operation::Create, EventStatus::Succeeded)]).await;
+    let mut forked = event(Operation::Fork, EventStatus::Succeeded);
+    let child = new(tenant);
+    forked.source_sandbox_id = Some(parent.id);
+    forked.target_sandbox_id = Some(child.id);
+    world.insert(&child, None, std::slice::from_ref(&forked)).await;
+    let mut resumed = event(Operation::ResumeFromSnapshot, EventStatus::Succeeded);
+    resumed.snapshot_id = Some(snapshot);
+    resumed.source_sandbox_id = Some(parent.id);
+    resumed.target_sandbox_id = Some(parent.id);
+    let destroyed = event(Operation::Destroy, EventStatus::Requested);
+    let two = [resumed.clone(), destroyed.clone()];
+    applied(world.store.sandbox_destroy_request(parent.id, "manual", false, &two).await);
+    let log = world.log().await;
+    assert_eq!(log[1].event, nullspace_types::event::LifecycleEvent { sandbox_id: Some(child.id), ..forked });
+    let [a, b, c, d] = [0, 1, 2, 3].map(|place: usize| log[place].event.id);
+
+    let listed = async |filter: EventFilter| -> Vec<EventId> {
+        let rows = world.store.event_list(tenant, &filter).await.unwrap();
+        rows.into_iter().map(|row| row.event.id).collect()
+    };
+    let all = EventFilter { limit: 50, ..EventFilter::default() };
+    let of = |id| EventFilter { sandbox_id: Some(id), ..all.clone() };
+    assert_eq!(listed(of(parent.id)).await, [d, c, b, a]);
+    assert_eq!(listed(of(child.id)).await, [b]);
+    assert_eq!(listed(of(SandboxId::new())).await, []);
+    assert_eq!(listed(EventFilter { offset: 1, limit: 2, ..of(parent.id) }).await, [c, b]);
+    let oldest = EventFilter { order: EventOrder::Ascending, limit: 3, ..of(parent.id) };
+    assert_eq!(listed(oldest.clone()).await, [a, b, c]);
+    assert_eq!(listed(EventFilter { operation: Some(Operation::Fork), ..oldest }).await, [b]);
+    assert_eq!(listed(EventFilter { snapshot_id: Some(snapshot), ..all.clone() }).await, [c]);
+    assert_eq!(listed(EventFilter { source_sandbox_id: Some(parent.id), ..all.clone() }).await, [c, b]);
+    assert_eq!(listed(EventFilter { target_sandbox_id: Some(parent.id), ..all.clone() }).await, [c]);
+    let both = EventFilter { target_sandbox_id: Some(child.id), ..of(parent.id) };
+    assert_eq!(listed(both).await, [b]);
+    let between = EventFilter { after: Some(log[0].cursor), up_to: Some(log[2].cursor), ..of(parent.id) };
+    assert_eq!(listed(between).await, [c, b]);
+}
+
+pub async fn events_are_found_by_metadata_in_whatever_batch_they_are(world: &World) {
+    const EVENTS: usize = 1300;
+    let tenant = world.tenant("one").await;
+    let told: Vec<_> = (0..EVENTS)
+        .map(|number| {
+            let mut event = event(Operation::TimeoutUpdated, EventStatus::Succeeded);
+            let text =
+                format!(r#"{{"hundred":{}.0,"even":{},"o":{{"a":1,"b":2}}}}"#, number / 100, number % 2 == 0);
+            event.metadata = object(&text);
+            event
+        })
+        .collect();
+    world.insert(&new(tenant), None, &told).await;
+    for (metadata, matching) in [
+        (r#"{"hundred":3}"#, (300..400).collect::<Vec<_>>()),
+        (r#"{"hundred":12,"even":true,"o":{"b":2.0,"a":1}}"#, (1200..1300).step_by(2).collect()),
+        (r#"{"o":{"a":1}}"#, vec![]),
+        (r#"{"hundred":"3"}"#, vec![]),
+        (r#"{"even":false}"#, (1..EVENTS).step_by(2).collect()),
+    ] {
+        for order in [EventOrder::Ascending, EventOrder::Descending] {
+            for (offset, limit) in [(0, 2000), (7, 20), (600, 100), (0, 0)] {
+                let filter = EventFilter {
+                    metadata: object(metadata),
+                    order,
+                    offset,
+                    limit,
+                    ..EventFilter::default()
+                };
+                let rows = world.store.event_list(tenant, &filter).await.unwrap();
+                let found: Vec<_> = rows.into_iter().map(|row| row.event.id).collect();
+                let mut expected: Vec<_> = matching.iter().map(|place| told[*place].id).collect();
+                if order == EventOrder::Descending {
+                    expected.reverse();
+                }
+                let expected: Vec<_> =
+                    expected.into_iter().skip(offset as usize).take(limit as usize).collect();
+                assert_eq!(found, expected, "{metadata} {order:?} {offset} {limit}");
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use nullspace_store::sandbox::{
 };
 use nullspace_store::{Error, now};
 use nullspace_types::event::{EventStatus, Operation};
-use nullspace_types::id::{IncarnationId, SandboxId};
+use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId};
 use nullspace_types::sandbox::TimeoutAction;
 
 use crate::world::{World, applied, event, in_a_minute, new, object, seen};
@@ -31,12 +31,17 @@ pub async fn a_new_sandbox_is_read_back_as_it_was_written(world: &World) {
     asked.internet_access = false;
     asked.timeout_ms = 2_592_000_000;
     asked.timeout_action = TimeoutAction::Hibernate;
+    asked.auto_resume = true;
+    asked.parent_id = Some(SandboxId::new());
+    asked.origin_id = Some(SnapshotId::new());
     // Finer than what is stored.
     asked.created_at = Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap();
     let row = world.insert(&asked, None, &[]).await;
     assert_eq!(read(world, &row).await, row);
     assert_eq!((row.desired.state, row.observed.state), (DesiredState::Running, ObservedState::None));
     assert_eq!((row.desired.generation, row.observed.generation), (1, 0));
+    assert_eq!((row.desired.parent_id, row.desired.origin_id), (asked.parent_id, asked.origin_id));
+    assert!(row.desired.auto_resume && row.desired.snapshot_id.is_none());
     assert_eq!((&row.desired.metadata, &row.desired.envs), (&asked.metadata, &asked.envs));
     assert_eq!(row.created_at.as_nanosecond(), 1_700_000_000_123_456_000);
     assert!(matches!(world.store.sandbox_insert(&asked, None, &[]).await, Err(Error::Conflict(_))));

@@ -9,12 +9,12 @@ use nullspace_store::sandbox::{
 };
 use nullspace_store::{Store, now};
 use nullspace_types::event::{EventStatus, Operation};
-use nullspace_types::id::{SandboxId, TenantId};
+use nullspace_types::id::{IncarnationId, SandboxId, TenantId};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
-use crate::world::{World, applied, event, new, object, seen};
+use crate::world::{World, applied, event, hibernation, new, object, seen};
 
 fn all() -> SandboxFilter {
     SandboxFilter { limit: 1000, ..SandboxFilter::default() }
@@ -105,11 +105,14 @@ pub async fn metadata_is_matched_pair_by_pair_as_json(world: &World) {
     }
 }
 
-const STATES: [(DesiredState, ObservedState); 4] = [
+const STATES: [(DesiredState, ObservedState); 7] = [
     (DesiredState::Running, ObservedState::None),
     (DesiredState::Running, ObservedState::Running),
     (DesiredState::Running, ObservedState::Lost),
     (DesiredState::Destroyed, ObservedState::Running),
+    (DesiredState::Paused, ObservedState::Running),
+    (DesiredState::Paused, ObservedState::Paused),
+    (DesiredState::Running, ObservedState::Paused),
 ];
 
 const TEMPLATES: [&str; 2] = ["base", "python"];
@@ -134,9 +137,11 @@ fn filters(ids: Vec<SandboxId>) -> impl Strategy<Value = SandboxFilter> {
     let observed = prop::option::of(prop::sample::select(vec![
         ObservedState::None,
         ObservedState::Running,
+        ObservedState::Paused,
         ObservedState::Lost,
     ]));
-    let desired = prop::sample::select(vec![DesiredState::Running, DesiredState::Destroyed]);
+    let desired =
+        prop::sample::select(vec![DesiredState::Running, DesiredState::Paused, DesiredState::Destroyed]);
     let state = (desired, observed).prop_map(|(desired, observed)| StateFilter { desired, observed });
     (
         prop::option::of(prop::collection::vec(state, 0..3)),
@@ -157,7 +162,7 @@ fn filters(ids: Vec<SandboxId>) -> impl Strategy<Value = SandboxFilter> {
 pub async fn pages_hold_what_passes_the_filter_once_and_in_order(world: &World) {
     let tenant = world.tenant("one").await;
     let mut runner = TestRunner::deterministic();
-    for index in 0..60_usize {
+    for index in 0..84_usize {
         let mut asked = new(tenant);
         asked.template = TEMPLATES[index % TEMPLATES.len()].into();
         asked.metadata = object(&metadata().new_tree(&mut runner).unwrap().current());
@@ -171,12 +176,22 @@ pub async fn pages_hold_what_passes_the_filter_once_and_in_order(world: &World) 
         if observed == ObservedState::Lost {
             applied(world.store.sandbox_observed(row.id, &seen(&row, ObservedState::Lost, 2), &[]).await);
         }
+        let snapshot = hibernation(&row);
+        if desired == DesiredState::Paused || observed == ObservedState::Paused {
+            applied(world.store.sandbox_pause_begin(row.id, snapshot.id, &[]).await);
+        }
+        if observed == ObservedState::Paused {
+            applied(world.store.sandbox_paused(row.id, &snapshot, &[]).await);
+        }
+        if (desired, observed) == (DesiredState::Running, ObservedState::Paused) {
+            applied(world.store.sandbox_resume_begin(row.id, IncarnationId::new(), &[]).await);
+        }
         if desired == DesiredState::Destroyed {
             applied(world.store.sandbox_destroy_request(row.id, "manual", false, &[]).await);
         }
     }
     let rows = world.store.sandbox_list(tenant, &all()).await.unwrap();
-    assert_eq!(rows.len(), 60);
+    assert_eq!(rows.len(), 84);
     assert!(rows.is_sorted_by(|newer, older| newer.id > older.id));
     let filters = filters(rows.iter().map(|row| row.id).collect());
     for _ in 0..80 {

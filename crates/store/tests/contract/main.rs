@@ -3,13 +3,17 @@
 //! than all cases.
 
 mod events;
+mod forks;
 mod idempotency;
 mod keys;
 mod lifecycle;
 mod listing;
 mod operating;
+mod pausing;
 mod postgres;
 mod secrets;
+mod snapshots;
+mod webhooks;
 mod world;
 
 use futures::future::BoxFuture;
@@ -55,12 +59,32 @@ suite! {
     lifecycle::windows_that_are_over_are_found_in_order,
     lifecycle::what_is_unfinished_is_found_in_pages,
     lifecycle::a_failed_event_undoes_the_change,
+    pausing::a_sandbox_is_paused_and_runs_again_with_a_new_life,
+    pausing::a_step_out_of_order_is_stale,
+    pausing::a_failed_step_is_undone,
+    pausing::a_hibernation_replaces_the_one_before_and_goes_with_the_sandbox,
+    pausing::sandboxes_are_counted_by_what_they_are_on_the_way_to,
+    forks::a_fork_makes_all_children_or_none_once_per_key,
+    forks::a_failed_create_from_a_snapshot_leaves_the_snapshots_key_alone,
+    forks::descendants_are_found_through_every_generation,
+    snapshots::a_snapshot_is_seen_once_it_is_ready,
+    snapshots::a_snapshot_that_failed_frees_its_key,
+    snapshots::snapshots_are_listed_newest_first_by_sandbox_and_metadata,
+    snapshots::a_snapshot_that_a_paused_sandbox_needs_stays,
     listing::tenants_do_not_see_each_other,
     listing::metadata_is_matched_pair_by_pair_as_json,
     listing::pages_hold_what_passes_the_filter_once_and_in_order,
     listing::pages_lose_and_repeat_nothing_while_others_insert,
     events::a_reader_by_cursor_misses_nothing_of_many_writers,
     events::events_are_listed_by_tenant_filter_and_order,
+    events::an_event_is_found_by_every_part_of_it_once,
+    events::events_are_found_by_metadata_in_whatever_batch_they_are,
+    webhooks::a_webhook_is_its_tenants_and_changes_what_is_named,
+    webhooks::a_webhook_hears_once_of_what_it_wants_and_of_nothing_before_it,
+    webhooks::deliveries_of_one_sandbox_come_in_order_and_hold_up_no_other,
+    webhooks::every_attempt_is_kept_with_its_delivery,
+    webhooks::a_redelivery_comes_before_what_waits_and_is_counted_from_new,
+    webhooks::what_waits_and_what_is_over_is_bounded,
     operating::a_wrong_state_cannot_be_written,
     operating::texts_that_one_engine_refuses_are_refused_by_both,
     operating::an_opened_store_can_be_opened_again_at_once,

@@ -13,6 +13,8 @@ pub async fn a_wrong_state_cannot_be_written(world: &World) {
     for sql in [
         "UPDATE sandboxes SET desired = 'paused'",
         "UPDATE sandboxes SET observed_state = 'gone'",
+        "UPDATE sandboxes SET observed_state = 'paused', timeout_at = NULL",
+        "UPDATE sandboxes SET observed_state = 'paused', snapshot_id = 'snap_0'",
         "UPDATE sandboxes SET desired = 'destroyed'",
         "UPDATE sandboxes SET destroy_reason = 'manual'",
         "UPDATE sandboxes SET destroyed_at = 1",

@@ -9,9 +9,10 @@ use nullspace_store::idempotency::Idempotency;
 use nullspace_store::sandbox::{
     Change, Insertion, NewSandbox, Observation, Observed, ObservedState, SandboxRow,
 };
+use nullspace_store::snapshot::{NewSnapshot, SnapshotKind};
 use nullspace_store::{Store, now, open};
-use nullspace_types::event::{ActorKind, EventStatus, LifecycleEvent, Operation};
-use nullspace_types::id::{EventId, IncarnationId, SandboxId, TenantId};
+use nullspace_types::event::{ActorKind, Audience, EventStatus, LifecycleEvent, Operation};
+use nullspace_types::id::{EventId, IncarnationId, SandboxId, SnapshotId, TenantId};
 use nullspace_types::sandbox::TimeoutAction;
 use sqlx::{Connection as _, Executor as _};
 
@@ -74,6 +75,26 @@ impl World {
         )
     }
 
+    /// A sandbox that is hibernated, and the snapshot of that.
+    pub async fn paused(&self, tenant: TenantId) -> (SandboxRow, NewSnapshot) {
+        let row = self.running(tenant).await;
+        self.pause(&row).await
+    }
+
+    /// Hibernates one that runs.
+    pub async fn pause(&self, row: &SandboxRow) -> (SandboxRow, NewSnapshot) {
+        let snapshot = hibernation(row);
+        applied(self.store.sandbox_pause_begin(row.id, snapshot.id, &[]).await);
+        (applied(self.store.sandbox_paused(row.id, &snapshot, &[]).await), snapshot)
+    }
+
+    /// Lets one that is paused run again.
+    pub async fn resume(&self, row: &SandboxRow) -> SandboxRow {
+        let row = applied(self.store.sandbox_resume_begin(row.id, IncarnationId::new(), &[]).await);
+        let running = seen(&row, ObservedState::Running, 0);
+        applied(self.store.sandbox_running(row.id, &running, in_a_minute(), &[]).await)
+    }
+
     pub async fn log(&self) -> Vec<EventRow> {
         self.store.events_after(EventCursor::START, 100_000).await.unwrap()
     }
@@ -98,8 +119,35 @@ pub fn new(tenant_id: TenantId) -> NewSandbox {
         internet_access: true,
         timeout_ms: 60_000,
         timeout_action: TimeoutAction::Destroy,
+        auto_resume: false,
+        parent_id: None,
+        origin_id: None,
         created_at: now(),
     }
+}
+
+pub fn snapshot_of(row: &SandboxRow) -> NewSnapshot {
+    NewSnapshot {
+        id: SnapshotId::new(),
+        tenant_id: row.tenant_id,
+        sandbox_id: row.id,
+        incarnation: row.desired.incarnation,
+        kind: SnapshotKind::Manual,
+        size_bytes: 0,
+        metadata: row.desired.metadata.clone(),
+        template: row.desired.template.clone(),
+        vcpus: 1,
+        memory_mb: 256,
+        disk_mb: 2048,
+        envs: row.desired.envs.clone(),
+        cwd: row.desired.cwd.clone(),
+        internet_access: true,
+        created_at: now(),
+    }
+}
+
+pub fn hibernation(row: &SandboxRow) -> NewSnapshot {
+    NewSnapshot { kind: SnapshotKind::Hibernation, size_bytes: 4096, ..snapshot_of(row) }
 }
 
 pub fn seen(row: &SandboxRow, state: ObservedState, generation: u64) -> Observation {
@@ -120,10 +168,15 @@ pub fn event(operation: Operation, status: EventStatus) -> LifecycleEvent {
     LifecycleEvent {
         id: EventId::new(),
         occurred_at: now(),
+        audience: Audience::Customer,
         operation,
         status,
         actor_kind: ActorKind::User,
         sandbox_id: None,
+        snapshot_id: None,
+        source_sandbox_id: None,
+        target_sandbox_id: None,
+        user_id: None,
         reason: Some("api".into()),
         error_code: None,
         error_message: None,

@@ -6,6 +6,7 @@
 //! `bad-utf8`. A shell line is split at spaces. Anything else is not found.
 
 mod calls;
+mod door;
 mod files;
 mod processes;
 mod search;
@@ -16,12 +17,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nullspace_guest_proto as proto;
-use nullspace_guest_proto::agent_server::AgentServer;
 use tokio::io::{DuplexStream, copy_bidirectional, duplex};
 use tokio::sync::watch;
-use tonic::service::interceptor::InterceptedService;
-use tonic::{Request, Status};
+use tonic::Status;
 
+use door::Door;
 use files::Tree;
 use processes::Processes;
 use terminals::Terminals;
@@ -32,7 +32,8 @@ use super::LINK_BYTES;
 /// How an agent is told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It does not confirm that entropy was credited.
+    /// It does not confirm that entropy was credited. As all faults it is captured, and goes on in what is
+    /// restored.
     RefuseEntropy,
     /// Adopt is never answered.
     HangOnAdopt,
@@ -46,9 +47,16 @@ pub struct FakeAgent {
 }
 
 struct State {
-    checkpoint_token: String,
+    /// What is taken now: the checkpoint's until it is adopted.
+    token: String,
+    /// The one before.
+    former_token: Option<String>,
     own: Option<proto::AdoptRequest>,
     fault: Option<Fault>,
+    /// By which freeze programs are said to stand still.
+    frozen: watch::Sender<Option<String>>,
+    /// How often they did.
+    freezes: usize,
     /// For each of the next streams of a command, after how many events the links break.
     breaks: VecDeque<u64>,
     files: Tree,
@@ -71,17 +79,52 @@ impl Links {
 impl FakeAgent {
     /// One that takes this token until it is adopted.
     pub fn new(checkpoint_token: String) -> Self {
-        let state = State {
-            checkpoint_token,
+        Self::of(State {
+            token: checkpoint_token,
+            former_token: None,
             own: None,
             fault: None,
+            frozen: watch::Sender::default(),
+            freezes: 0,
             breaks: VecDeque::new(),
             files: Tree::default(),
             processes: Processes::default(),
             terminals: Terminals::default(),
             uploads: Uploads::default(),
-        };
+        })
+    }
+
+    /// One that was adopted with this token, and of which nothing else is known.
+    pub(super) fn adopted(sandbox_id: String, token: String) -> Self {
+        let agent = Self::new(String::new());
+        let own = proto::AdoptRequest { sandbox_id, token: token.clone(), ..Default::default() };
+        {
+            let mut state = agent.state();
+            (state.own, state.token) = (Some(own), token);
+        }
+        agent
+    }
+
+    fn of(state: State) -> Self {
         Self { state: Arc::new(Mutex::new(state)), links: Links::default() }
+    }
+
+    /// Another one that is where this is now, and goes its own way from there. It has no links.
+    pub(super) fn copy(&self) -> Self {
+        Self::of(self.state().copy())
+    }
+
+    /// Has what ran when it was copied go on.
+    pub(super) fn go_on(&self) {
+        for process in self.state().processes.all() {
+            let process = Arc::clone(process);
+            tokio::spawn(async move { process.work().await });
+        }
+    }
+
+    /// As whom it was adopted, if it was: sandbox and token.
+    pub(super) fn identity(&self) -> Option<(String, String)> {
+        self.state().own.as_ref().map(|own| (own.sandbox_id.clone(), own.token.clone()))
     }
 
     /// Has it fail from now on.
@@ -105,11 +148,22 @@ impl FakeAgent {
         self.state().processes.all().count()
     }
 
+    /// Waits until its programs were told to go on, if they were told to stand still.
+    pub async fn goes_on(&self) {
+        let mut frozen = self.state().frozen.subscribe();
+        // The sender lives in `self`.
+        drop(frozen.wait_for(Option::is_none).await);
+    }
+
+    /// How often they were, with what it was copied from.
+    pub fn freezes(&self) -> usize {
+        self.state().freezes
+    }
+
     /// Serves one link to its end.
     pub async fn serve(self, mut stream: DuplexStream) {
-        let (checked, links) = (self.clone(), self.links.clone());
-        let service = AgentServer::new(self).max_decoding_message_size(proto::MESSAGE_LIMIT);
-        let service = InterceptedService::new(service, move |request: Request<()>| checked.check(request));
+        let links = self.links.clone();
+        let service = Door::to(self);
         // The library serves a link in a task of its own: what is broken is the way to it.
         let (mut near, far) = duplex(LINK_BYTES);
         let served = async {
@@ -132,26 +186,64 @@ impl FakeAgent {
         }
     }
 
-    /// The checkpoint's token until adoption, its own from then on. Adopt takes both, for whoever lost
-    /// the answer.
-    #[allow(clippy::result_large_err, reason = "the signature is the interceptor's")]
-    fn check(&self, request: Request<()>) -> Result<Request<()>, Status> {
-        let given = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        let state = self.state();
-        let own = state.own.as_ref().map(|own| own.token.as_str());
-        if own == Some(given) || given == state.checkpoint_token {
-            return Ok(request);
-        }
-        Err(Status::unauthenticated("the token is missing or wrong"))
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
 }
 
+/// What a token is to an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// The one that counts.
+    Own,
+    /// The one before, which may only ask for the answer of an adoption again.
+    Former,
+    Stranger,
+}
+
 impl State {
+    fn standing(&self, token: &str) -> Standing {
+        match &self.former_token {
+            _ if token == self.token => Standing::Own,
+            Some(former) if token == former => Standing::Former,
+            _ => Standing::Stranger,
+        }
+    }
+
+    /// Adopted once by whoever has the checkpoint's token, and again by whoever has its own, with another.
+    #[allow(clippy::result_large_err, reason = "the calls answer with it")]
+    fn adopt(&mut self, request: proto::AdoptRequest, by_own: bool) -> Result<(), Status> {
+        match &self.own {
+            Some(own) if own.token == request.token && own.sandbox_id == request.sandbox_id => return Ok(()),
+            Some(own) if !by_own || own.token == request.token => {
+                return Err(Status::failed_precondition(format!("already adopted as {}", own.sandbox_id)));
+            }
+            Some(_) => {}
+            None => self.processes.forget(),
+        }
+        self.former_token = Some(std::mem::replace(&mut self.token, request.token.clone()));
+        self.own = Some(request);
+        self.frozen.send_replace(None);
+        Ok(())
+    }
+
+    fn copy(&self) -> Self {
+        Self {
+            token: self.token.clone(),
+            former_token: self.former_token.clone(),
+            own: self.own.clone(),
+            fault: self.fault,
+            frozen: watch::Sender::new(self.frozen.borrow().clone()),
+            freezes: self.freezes,
+            // It has no links.
+            breaks: VecDeque::new(),
+            files: self.files.copy(),
+            processes: self.processes.copy(),
+            terminals: self.terminals.copy(),
+            uploads: self.uploads.clone(),
+        }
+    }
+
     fn environment(&self, more: &std::collections::HashMap<String, String>) -> BTreeMap<String, String> {
         let own = self.own.iter().flat_map(|own| &own.envs);
         own.chain(more).map(|(name, value)| (name.clone(), value.clone())).collect()

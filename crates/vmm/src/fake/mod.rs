@@ -1,14 +1,20 @@
 //! A driver without machines: each is an agent in memory. What stands above runs as it does over
 //! real ones, in milliseconds. Machines outlive the driver, as real ones outlive the server: they
 //! stand in a list of the whole process, where a new driver finds them by their handle.
+//!
+//! What is captured of a machine is its agent as it is then, in a list of the whole process too; the device
+//! state names its place there. That list only grows, with what tests capture. A device state of another
+//! process says as whom the agent was adopted, and that is all that is restored then.
 
 mod agent;
+mod captured;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -35,7 +41,7 @@ pub struct FakeVmm {
 
 impl Default for FakeVmm {
     fn default() -> Self {
-        let words = ["fake", "1", "none", "none", "none"].map(str::to_owned);
+        let words = ["fake", "2", "none", "none", "none"].map(str::to_owned);
         let [driver, version, machine, cpu, acceleration] = words;
         Self { description: Description { driver, version, machine, cpu, acceleration } }
     }
@@ -45,6 +51,8 @@ impl Default for FakeVmm {
 pub struct FakeMonitor {
     handle: Handle,
     agent: FakeAgent,
+    /// Of its disk.
+    layers: AtomicUsize,
     ended: watch::Sender<bool>,
 }
 
@@ -76,16 +84,22 @@ impl GuestLink for FakeLink {
     }
 }
 
-fn start(hardware: &Hardware, placement: &Placement) -> Arc<FakeMonitor> {
+/// The agent of a machine that has just booted.
+fn booted(hardware: &Hardware) -> FakeAgent {
     let parameters = hardware.kernel_parameters.split_ascii_whitespace();
     let token =
         parameters.filter_map(|word| word.strip_prefix("nullspace.token=")).next().unwrap_or_default();
+    FakeAgent::new(token.to_owned())
+}
+
+fn start(hardware: &Hardware, placement: &Placement, agent: FakeAgent) -> Arc<FakeMonitor> {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let control_group = format!("fake-{}-{number}", std::process::id());
     let handle = Handle { pid: 0, start_time: number, control_group, directory: placement.directory.clone() };
     let monitor = Arc::new(FakeMonitor {
         handle,
-        agent: FakeAgent::new(token.to_owned()),
+        agent,
+        layers: AtomicUsize::new(hardware.layers.len() + 1),
         ended: watch::channel(false).0,
     });
     let mut machines = MACHINES.lock().expect("no panic under it");
@@ -121,7 +135,7 @@ impl Vmm for FakeVmm {
         placement: Placement,
         _: &Memory,
     ) -> Result<Arc<dyn Monitor>, Error> {
-        Ok(Arc::new(FakeHandle(start(hardware, &placement))))
+        Ok(Arc::new(FakeHandle(start(hardware, &placement, booted(hardware)))))
     }
 
     async fn restore(
@@ -130,9 +144,11 @@ impl Vmm for FakeVmm {
         placement: Placement,
         _: &Memory,
         _: Option<Arc<Delta>>,
-        _: File,
+        devices: File,
     ) -> Result<Arc<dyn Monitor>, Error> {
-        Ok(Arc::new(FakeHandle(start(hardware, &placement))))
+        let agent = captured::restore(devices)?.unwrap_or_else(|| booted(hardware));
+        agent.go_on();
+        Ok(Arc::new(FakeHandle(start(hardware, &placement, agent))))
     }
 
     async fn reattach(&self, handle: &Handle, _: Arc<dyn GuestLink>) -> Result<Arc<dyn Monitor>, Error> {
@@ -188,8 +204,8 @@ impl Monitor for FakeHandle {
         Ok(())
     }
 
-    async fn save_devices(&self, mut to: File) -> Result<(), Error> {
-        to.write_all(b"fake").map_err(|source| Error::File { what: "the device state".into(), source })
+    async fn save_devices(&self, to: File) -> Result<(), Error> {
+        captured::save(&self.0.agent, to)
     }
 
     async fn make_buffer(&self, memory_mb: u32) -> Result<Buffer, Error> {
@@ -201,14 +217,24 @@ impl Monitor for FakeHandle {
     }
 
     async fn add_layer(&self, path: &Path) -> Result<Layer, Error> {
-        Ok(Layer { name: path.display().to_string(), bytes: 0 })
+        Ok(Layer { name: path.display().to_string(), bytes: 0, open: Arc::default() })
     }
 
     async fn freeze_disk(&self, _: Layer) -> Result<(), Error> {
+        self.0.layers.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     async fn drop_layer(&self, _: Layer) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn disk_layers(&self) -> Result<usize, Error> {
+        Ok(self.0.layers.load(Ordering::Relaxed))
+    }
+
+    async fn merge_layers(&self, below: usize) -> Result<(), Error> {
+        self.0.layers.fetch_min(below + 1, Ordering::Relaxed);
         Ok(())
     }
 

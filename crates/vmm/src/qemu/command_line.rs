@@ -89,6 +89,17 @@ const fn kernel_parameters(acceleration: Acceleration) -> &'static str {
 /// The node name of the layer that is the top when the machine starts.
 pub const TOP_NODE: &str = "top";
 
+/// What is under all layers.
+pub const BASE_NODE: &str = "base";
+
+/// The node name of the layer with this number, from the lowest, that is frozen when the machine starts.
+pub fn layer_node(number: usize) -> String {
+    format!("{LAYER_NODE}{number}")
+}
+
+/// What these names begin with.
+pub const LAYER_NODE: &str = "layer-";
+
 /// The ring buffer that holds the console's last output.
 pub const CONSOLE: &str = "console";
 
@@ -141,14 +152,13 @@ pub fn arguments(
 /// The disk from the base up: a raw image, frozen layers, the machine's own layer.
 fn block_nodes(paths: &Paths) -> Vec<String> {
     let mut nodes = vec![format!("driver=file,node-name=base-file,filename={},read-only=on", paths::BASE)];
-    nodes.push("driver=raw,node-name=base,file=base-file,read-only=on".into());
-    let mut below = "base".to_owned();
+    nodes.push(format!("driver=raw,node-name={BASE_NODE},file=base-file,read-only=on"));
+    let mut below = BASE_NODE.to_owned();
     for (n, path) in paths.layers.iter().enumerate() {
-        nodes.push(format!("driver=file,node-name=layer-{n}-file,filename={},read-only=on", path.display()));
-        nodes.push(format!(
-            "driver=qcow2,node-name=layer-{n},file=layer-{n}-file,backing={below},read-only=on"
-        ));
-        below = format!("layer-{n}");
+        let layer = layer_node(n);
+        nodes.push(format!("driver=file,node-name={layer}-file,filename={},read-only=on", path.display()));
+        nodes.push(format!("driver=qcow2,node-name={layer},file={layer}-file,backing={below},read-only=on"));
+        below = layer;
     }
     nodes.push(format!("driver=file,node-name=top-file,filename={},discard=unmap", paths::TOP));
     nodes.push(format!(

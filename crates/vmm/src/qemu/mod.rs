@@ -3,6 +3,7 @@
 
 mod command_line;
 mod disk;
+mod merge;
 mod monitor;
 mod private_memory;
 pub mod probe;
@@ -140,8 +141,8 @@ impl Qemu {
             control_group: placement.name,
             directory: placement.directory,
         };
-        let groups = Arc::clone(&self.groups);
-        QemuMonitor::connect(handle, process, placement.link, groups, &socket, Disk::started()).await
+        let (groups, disk) = (Arc::clone(&self.groups), Disk::started(hardware.layers.len()));
+        QemuMonitor::connect(handle, process, placement.link, groups, &socket, disk).await
     }
 
     fn binds(&self, hardware: &Hardware, paths: &Paths) -> Vec<Bind> {

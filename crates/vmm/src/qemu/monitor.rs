@@ -129,6 +129,7 @@ impl Monitor for QemuMonitor {
     }
 
     async fn pause(&self) -> Result<(), Error> {
+        self.disk.stop_merge(&self.dialogue).await?;
         self.dialogue.run(&qmp::Stop {}).await.map(drop)
     }
 
@@ -156,7 +157,15 @@ impl Monitor for QemuMonitor {
     }
 
     async fn drop_layer(&self, layer: Layer) -> Result<(), Error> {
-        self.disk.close(&self.dialogue, &layer.name).await
+        self.disk.close(&self.dialogue, layer).await
+    }
+
+    async fn disk_layers(&self) -> Result<usize, Error> {
+        self.disk.layers(&self.dialogue).await
+    }
+
+    async fn merge_layers(&self, below: usize) -> Result<(), Error> {
+        self.disk.merge(&self.dialogue, below).await
     }
 
     async fn resize_disk(&self, bytes: u64) -> Result<(), Error> {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::Error;
 
@@ -24,7 +24,7 @@ use crate::Error;
 const LINE_LIMIT: u64 = 1 << 20;
 
 /// How long QEMU may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A command and the type of its answer.
 pub trait Command: Serialize {
@@ -74,6 +74,35 @@ pub struct BlockNode {
     pub node_name: String,
     /// What it shows.
     pub image: BlockImage,
+    /// How many nodes are below it.
+    #[serde(rename = "backing_file_depth")]
+    pub below: usize,
+}
+
+/// Any block node.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NamedNode {
+    /// As it was called when it was made.
+    pub node_name: Option<String>,
+}
+
+/// Something that QEMU does in the background.
+#[derive(Debug, Deserialize)]
+pub struct Job {
+    /// As it was called when it was begun.
+    pub id: String,
+    /// `running`, `paused`, …, in the end `concluded`.
+    pub status: String,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+impl Job {
+    /// Whether it has ended, and waits for its dismissal.
+    pub fn is_over(&self) -> bool {
+        self.status == "concluded"
+    }
 }
 
 /// What a block node shows to what is above it.
@@ -159,6 +188,35 @@ command!(
     Snapshot { node: String, overlay: String } = "blockdev-snapshot" -> Nothing
 );
 command!(
+    /// All block nodes; `flat`: each without what is below it.
+    QueryNodes { flat: bool } = "query-named-block-nodes" -> Vec<NamedNode>
+);
+command!(
+    /// Begins a job that copies into the layer `device` what is in those between it and `base_node`, and
+    /// then takes these out; `backing_file` is what the layer's header says of what is below. At most so
+    /// many bytes a second.
+    Stream {
+        job_id: &'static str,
+        device: String,
+        base_node: String,
+        backing_file: String,
+        speed: u64,
+        auto_dismiss: bool
+    } = "block-stream" -> Nothing
+);
+command!(
+    /// All jobs.
+    QueryJobs {} = "query-jobs" -> Vec<Job>
+);
+command!(
+    /// Has a job end, as soon as it notices.
+    CancelJob { id: &'static str } = "job-cancel" -> Nothing
+);
+command!(
+    /// Forgets a job that has ended.
+    DismissJob { id: &'static str } = "job-dismiss" -> Nothing
+);
+command!(
     /// Reads and takes what a ring buffer holds.
     ReadRing { device: String, size: u32, format: String } = "ringbuf-read" -> String
 );
@@ -166,7 +224,7 @@ command!(
 /// Something that QEMU tells unasked.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Event {
-    /// `STOP`, `RESUME`, `BLOCK_IO_ERROR`, `SHUTDOWN`, …
+    /// `STOP`, `RESUME`, `BLOCK_IO_ERROR`, `SHUTDOWN`, …; not `JOB_STATUS_CHANGE`.
     pub event: String,
     /// More, by event.
     #[serde(default)]
@@ -204,6 +262,8 @@ pub struct Dialogue {
     waiting: Waiting,
     /// Descriptor sets that QEMU still holds.
     passed: Mutex<Vec<u32>>,
+    /// Changes whenever a job's state does, and ends with QEMU.
+    jobs: watch::Receiver<()>,
     reader: tokio::task::JoinHandle<()>,
 }
 
@@ -246,9 +306,10 @@ impl Dialogue {
         stream.set_nonblocking(true).map_err(lost)?;
         let (read, write) = UnixStream::from_std(stream).map_err(lost)?.into_split();
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
-        let reader = tokio::spawn(read_lines(read, Arc::clone(&waiting), events));
-        let dialogue =
-            Self { writer: tokio::sync::Mutex::new((0, write)), waiting, passed: Mutex::default(), reader };
+        let (changed, jobs) = watch::channel(());
+        let reader = tokio::spawn(read_lines(read, Arc::clone(&waiting), events, changed));
+        let (writer, passed) = (tokio::sync::Mutex::new((0, write)), Mutex::default());
+        let dialogue = Self { writer, waiting, passed, jobs, reader };
         dialogue.run(&Capabilities {}).await?;
         Ok(dialogue)
     }
@@ -274,6 +335,13 @@ impl Dialogue {
             self.run(&RemoveDescriptor { fdset_id }).await?;
         }
         Ok(())
+    }
+
+    /// Tells of every change of a job's state from now on; fails once QEMU has ended.
+    pub fn job_changes(&self) -> watch::Receiver<()> {
+        let mut jobs = self.jobs.clone();
+        jobs.mark_unchanged();
+        jobs
     }
 
     /// Runs a command that a descriptor goes with.
@@ -320,7 +388,12 @@ async fn send_with(stream: &OwnedWriteHalf, line: &[u8], fd: &OwnedFd) -> std::i
     if sent == line.len() { Ok(()) } else { Err(std::io::Error::from(std::io::ErrorKind::WriteZero)) }
 }
 
-async fn read_lines(read: OwnedReadHalf, waiting: Waiting, events: mpsc::Sender<Event>) {
+async fn read_lines(
+    read: OwnedReadHalf,
+    waiting: Waiting,
+    events: mpsc::Sender<Event>,
+    jobs: watch::Sender<()>,
+) {
     let mut read = BufReader::new(read);
     let mut line = Vec::new();
     loop {
@@ -332,6 +405,10 @@ async fn read_lines(read: OwnedReadHalf, waiting: Waiting, events: mpsc::Sender<
         let (id, answer) = match serde_json::from_slice(&line) {
             Ok(Line::Answer { id, r#return }) => (id, Ok(r#return)),
             Ok(Line::Refusal { id, error }) => (id, Err(error.desc)),
+            Ok(Line::Event(event)) if event.event == "JOB_STATUS_CHANGE" => {
+                jobs.send_replace(());
+                continue;
+            }
             Ok(Line::Event(event)) => {
                 // Whoever does not read events any more needs none.
                 if events.try_send(event).is_err() {

@@ -2,6 +2,7 @@
 //! [`FakeHost`] is the world: it outlives a server that is killed, as real machines do. A [`FakeNode`]
 //! is one server's door to it. On demand it hangs at a named point, fails, lies, or loses a machine.
 
+mod checkpoint;
 mod file;
 mod node;
 mod process;
@@ -15,12 +16,13 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
-use nullspace_node_api::{Machine, MachineSpec, Node, Report};
+use nullspace_node_api::{Machine, MachineSpec, Node, Origin, Report};
 use nullspace_types::file::FileChange;
-use nullspace_types::id::{IncarnationId, SandboxId, SessionId, UploadId};
+use nullspace_types::id::{IncarnationId, SandboxId, SessionId, SnapshotId, UploadId};
 use nullspace_types::{Error, Result};
 use tokio::sync::{mpsc, watch};
 
+use checkpoint::FakeCheckpoint;
 use node::FakeNode;
 use process::FakeProcess;
 use terminal::FakeTerminal;
@@ -37,11 +39,18 @@ pub enum Point {
     DestroyBefore,
     /// The machine is ended; the caller does not know yet.
     DestroyAfter,
+    /// Asked for a checkpoint; there is none yet.
+    CaptureBefore,
+    /// The checkpoint is there; the caller does not know yet.
+    CaptureAfter,
+    /// Asked to remove a checkpoint; it is still there.
+    RemoveBefore,
 }
 
 #[derive(Debug, Default)]
 struct World {
     machines: BTreeMap<SandboxId, FakeMachine>,
+    checkpoints: BTreeMap<SnapshotId, FakeCheckpoint>,
     /// Every machine ever made, in order.
     made: Vec<IncarnationId>,
     /// Creates under way, and whether an end was asked for.
@@ -50,12 +59,13 @@ struct World {
     /// How many calls have come to each point since it was held.
     reached: BTreeMap<Point, usize>,
     create_error: Option<Error>,
+    capture_error: Option<Error>,
     destroy_errors: u32,
     ready_error: Option<Error>,
     reports: Option<mpsc::Sender<Report>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct FakeMachine {
     machine: Machine,
     spec: MachineSpec,
@@ -92,6 +102,7 @@ impl FakeHost {
         self.with(|world| {
             world.reports = Some(reports);
             world.creating.clear();
+            world.forget_transient();
         });
         Arc::new(FakeNode { host: self.clone() })
     }
@@ -169,8 +180,10 @@ impl FakeHost {
             envs: BTreeMap::new(),
             cwd: None,
             internet_access: true,
+            origin: Origin::Template,
         };
-        self.with(|world| world.make(spec)).sandbox_id
+        let made = self.with(|world| world.make(spec));
+        made.expect("a machine of a template can be made").sandbox_id
     }
 
     /// Ends a machine without a word: what a kill of the monitor does while no server runs.
@@ -261,9 +274,9 @@ impl FakeHost {
 }
 
 impl World {
-    fn make(&mut self, spec: MachineSpec) -> Machine {
+    fn make(&mut self, spec: MachineSpec) -> Result<Machine> {
         if let Some(there) = self.machines.get(&spec.sandbox_id) {
-            return there.machine.clone();
+            return Ok(there.machine.clone());
         }
         let machine = Machine {
             sandbox_id: spec.sandbox_id,
@@ -272,19 +285,24 @@ impl World {
             disk_mb: spec.disk_mb.unwrap_or(0).max(2048),
             started_at: Timestamp::now(),
         };
-        self.made.push(spec.incarnation);
-        let fake = FakeMachine {
-            machine: machine.clone(),
-            spec,
-            files: BTreeMap::new(),
-            changes: Vec::new(),
-            processes: BTreeMap::new(),
-            next_pid: 100,
-            terminals: BTreeMap::new(),
-            uploads: BTreeMap::new(),
+        let fake = match spec.origin {
+            Origin::Template => FakeMachine {
+                machine: machine.clone(),
+                spec,
+                files: BTreeMap::new(),
+                changes: Vec::new(),
+                processes: BTreeMap::new(),
+                next_pid: 100,
+                terminals: BTreeMap::new(),
+                uploads: BTreeMap::new(),
+            },
+            Origin::Checkpoint(id) => {
+                FakeMachine { machine: machine.clone(), ..self.checkpoint(id)?.restored(spec)? }
+            }
         };
+        self.made.push(machine.incarnation);
         self.machines.insert(machine.sandbox_id, fake);
-        machine
+        Ok(machine)
     }
 
     fn machine(&mut self, id: SandboxId) -> Result<&mut FakeMachine> {

@@ -6,13 +6,14 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 use nullspace_node_api::{
-    ByteStream, Command, FileBody, Finished, LogStream, Machine, MachineSpec, Node, NodeTemplate,
-    ProcessEvents, ProcessState, Published, TerminalEvents, TerminalSpec, UploadSpec, UploadState,
+    ByteStream, Checkpoint, CheckpointMode, Command, DiskDiff, DiskOf, FileBody, Finished, Garbage,
+    LogStream, Machine, MachineSpec, Node, NodeTemplate, NodeUsage, ProcessEvents, ProcessState, Published,
+    TerminalEvents, TerminalSpec, UploadSpec, UploadState,
 };
 use nullspace_types::file::{
     BatchPart, FileChange, FileInfo, FileMatch, FileRange, FileReplace, FileReplaced, FileType, Found,
 };
-use nullspace_types::id::{SandboxId, SessionId, UploadId};
+use nullspace_types::id::{SandboxId, SessionId, SnapshotId, UploadId};
 use nullspace_types::sandbox::SandboxMetrics;
 use nullspace_types::socket::FileEventKind;
 use nullspace_types::terminal::TerminalInfo;
@@ -64,7 +65,7 @@ impl Node for FakeNode {
             self.host.with(|world| match (world.creating.get(&id), world.create_error.clone()) {
                 (Some(true), _) => Err(Error::new(Code::Unavailable, "the making was cancelled")),
                 (_, Some(error)) => Err(error),
-                (_, None) => Ok(world.make(spec)),
+                (_, None) => world.make(spec),
             })?;
         self.host.pass(Point::CreateAfter, id).await;
         Ok(machine)
@@ -89,6 +90,45 @@ impl Node for FakeNode {
         })?;
         self.host.pass(Point::DestroyAfter, id).await;
         Ok(())
+    }
+
+    async fn checkpoint_create(
+        &self,
+        of: SandboxId,
+        id: SnapshotId,
+        mode: CheckpointMode,
+    ) -> Result<Checkpoint> {
+        self.host.pass(Point::CaptureBefore, of).await;
+        let checkpoint = self.host.with(|world| world.capture(of, id, mode))?;
+        self.host.pass(Point::CaptureAfter, of).await;
+        Ok(checkpoint)
+    }
+
+    async fn checkpoint_list(&self) -> Result<Vec<Checkpoint>> {
+        Ok(self.host.world.borrow().checkpoint_list())
+    }
+
+    async fn checkpoint_delete(&self, id: SnapshotId) -> Result<()> {
+        let of = self.host.world.borrow().checkpoint_list().into_iter().find(|kept| kept.id == id);
+        if let Some(of) = of {
+            self.host.pass(Point::RemoveBefore, of.sandbox_id).await;
+        }
+        self.host.with(|world| world.checkpoints.remove(&id));
+        Ok(())
+    }
+
+    async fn disk_diff(&self, of: DiskOf, against: DiskOf, limit: u32) -> Result<DiskDiff> {
+        self.host.world.borrow().diff(of, against, limit)
+    }
+
+    async fn garbage_collect(&self, _apply: bool) -> Result<Vec<Garbage>> {
+        Ok(vec![])
+    }
+
+    async fn usage(&self) -> Result<NodeUsage> {
+        let world = self.host.world.borrow();
+        let (machines, checkpoints) = (world.machines.len() as u64, world.checkpoints.len() as u64);
+        Ok(NodeUsage { machines, checkpoints, disk_free_bytes: 1 << 40, ..NodeUsage::default() })
     }
 
     async fn machine_metrics(&self, id: SandboxId) -> Result<Vec<SandboxMetrics>> {

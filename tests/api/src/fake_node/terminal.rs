@@ -11,7 +11,7 @@ use super::{FakeHost, FakeMachine};
 /// Ctrl-D.
 const END: u8 = 4;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FakeTerminal {
     pub info: TerminalInfo,
     shown: Vec<u8>,

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::FakeMachine;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FakeUpload {
     key: Option<String>,
     state: UploadState,

@@ -31,8 +31,8 @@ async fn a_create_out_of_the_rules_is_refused_and_makes_nothing() {
         (json!({"cwd": "/workspace/.nullspace/a"}), 400, "invalid_request", "cwd must not lie in"),
         (json!({"metadata": {"shared_volume_mount": {}}}), 400, "invalid_request", "shared_volume_mount"),
         (json!({"template": "nope"}), 404, "template_not_found", "\"nope\" does not exist"),
-        (json!({"snapshot_id": "snap_x"}), 501, "not_implemented", "snapshot_id"),
-        (json!({"timeout_action": "hibernate"}), 501, "not_implemented", "timeout_action"),
+        (json!({"snapshot_id": "snap_x"}), 400, "invalid_request", "snapshot_id"),
+        (json!({"auto_resume": true}), 400, "invalid_request", "auto_resume"),
     ] {
         let message = server.post("/v1/sandboxes", body.clone()).await.refused(status, code);
         assert!(message.contains(says), "{body}: {message}");
@@ -104,7 +104,7 @@ async fn what_does_not_exist_is_not_found_whatever_is_asked_of_it() {
     }
     server.get("/v1/nothing").await.refused(404, "not_found");
     server.send(server.request(Method::PUT, "/v1/sandboxes")).await.refused(405, "method_not_allowed");
-    server.get("/v1/snapshots").await.refused(501, "not_implemented");
+    server.get("/v1/volumes").await.refused(501, "not_implemented");
 }
 
 #[tokio::test]
@@ -139,10 +139,6 @@ async fn commands_windows_and_paths_out_of_the_rules_are_refused() {
     }
     server.get(&format!("{path}?fields=id,nothing")).await.refused(400, "invalid_fields");
     server.get(&format!("{path}/files?depth=1000")).await.refused(400, "invalid_request");
-    server
-        .post(&format!("{path}/timeout"), json!({"timeout_ms": 1000, "timeout_action": "hibernate"}))
-        .await
-        .refused(501, "not_implemented");
 }
 
 #[tokio::test]

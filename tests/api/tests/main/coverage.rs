@@ -26,7 +26,7 @@ fn operations() -> Vec<Operation> {
             });
         }
     }
-    assert!(operations.len() >= 24, "{} operations", operations.len());
+    assert!(operations.len() >= 60, "{} operations", operations.len());
     operations
 }
 
@@ -37,6 +37,7 @@ fn body() -> Value {
         "path": "/tmp/x", "content": "x", "old_path": "/tmp/x", "new_path": "/tmp/y", "permissions": "644",
         "pattern": "x", "files": ["/tmp/x"], "replacement": "y", "cols": 80, "rows": 24, "kind": "file",
         "source_kind": "restartable_file", "target_path": "/tmp/x", "content_length": 1,
+        "url": "https://example.com/", "operations": ["fork"], "signing_secret": "a-secret-of-some-length",
     })
 }
 
@@ -59,7 +60,10 @@ async fn ask(
 ) -> nullspace_tests_api::Answer {
     let path = operation.path.replace("{sandbox_id}", id).replace("{pid}", "1").replace("{part}", "0");
     let path = path.replace("{session_id}", "ses_00000000000070008000000000000000");
-    let path = path.replace("{upload_id}", "up_00000000000070008000000000000000") + "?path=/tmp/x";
+    let path = path.replace("{upload_id}", "up_00000000000070008000000000000000");
+    let path = path.replace("{snapshot_id}", "snap_00000000000070008000000000000000");
+    let path = path.replace("{webhook_id}", "wh_00000000000070008000000000000000");
+    let path = path.replace("{delivery_id}", "whd_00000000000070008000000000000000") + "?path=/tmp/x";
     let mut request = server.request(operation.method.clone(), &path);
     request = match (&operation.method, &*operation.name) {
         (&Method::GET, _) => request,
@@ -86,7 +90,9 @@ async fn no_operation_answers_without_a_good_key() {
     let shortened = format!("Bearer {}", &server.key[..server.key.len() - 1]);
     let other_scheme = format!("Basic {}", server.key);
     let keys = [None, Some(""), Some("Bearer"), Some("Bearer x"), Some(&*shortened), Some(&*other_scheme)];
-    for operation in operations().iter().filter(|operation| operation.name != "health") {
+    // Health and, on the host itself, metrics are there for anyone.
+    let open = ["health", "metrics"];
+    for operation in operations().iter().filter(|operation| !open.contains(&&*operation.name)) {
         for id in [&*id, "not-an-id"] {
             for key in keys {
                 let answer = ask(&server, operation, id, key).await;
@@ -129,7 +135,12 @@ async fn to_every_operation_a_destroyed_sandbox_is_gone() {
     let id = server.sandbox().await;
     server.delete(&format!("/v1/sandboxes/{id}")).await.expect(200);
     let own = format!("Bearer {}", server.key);
-    for operation in operations().iter().filter(|operation| operation.path.contains("{sandbox_id}")) {
+    // Its history stays.
+    let history = ["lifecycle_list_sandbox", "sandbox_lifecycle_socket", "sandbox_tree"];
+    let of_sandbox = |operation: &&Operation| {
+        operation.path.contains("{sandbox_id}") && !history.contains(&&*operation.name)
+    };
+    for operation in operations().iter().filter(of_sandbox) {
         let answer = ask(&server, operation, &id, Some(&own)).await;
         assert_eq!(answer.status, 404, "{}: {}", operation.name, answer.body);
         answer.refused(404, "sandbox_not_found");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nullspace_control::{Control, SystemClock};
-use nullspace_domain::Limits;
+use nullspace_domain::{Limits, WebhookConfig};
 use nullspace_store::Store;
 use nullspace_store::event::{EventFilter, EventOrder};
 use nullspace_tests_api::{FakeHost, FullStore, Point};
@@ -40,6 +40,7 @@ impl World {
             news,
             Arc::new(SystemClock),
             Limits::default(),
+            WebhookConfig::default(),
         );
         Self { _directory: directory, control: control.await.unwrap(), store, host, tenant: tenant.id }
     }

@@ -86,7 +86,7 @@ struct ContentJson<'a> {
 impl Read {
     pub(super) fn run(self) -> Outcome {
         let encoding = self.encoding.wire();
-        session::run(async |client| {
+        session::run_in(&self.at.target.sandbox, async |client| {
             if self.encoding == Encoding::Utf8 && !self.json {
                 return self.at.stream(&client).await;
             }
@@ -131,7 +131,7 @@ impl Path {
 
 impl Write {
     pub(super) fn run(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.at.target.sandbox, async |client| {
             if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
                 printer::note("reading standard input; end it with ctrl-d")?;
             }
@@ -204,7 +204,7 @@ fn decode(text: &[u8], what: &str) -> Result<Vec<u8>, Failure> {
 impl WriteFiles {
     pub(super) fn run(self) -> Outcome {
         let files = batch(&options::text(&self.files)?)?;
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let count = files.len();
             let files = files.into_iter().map(|(path, text)| (path, Bytes::from(text))).collect();
             let writing = client.file_write_batch(&self.target.sandbox, files, self.user.as_deref());

@@ -35,7 +35,7 @@ impl List {
             depth: self.depth.map(|depth| depth.to_string()),
             user: self.user,
         };
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let listing = client.file_list(&self.target.sandbox, &query);
             let entries = session::wait("listing files", None, listing).await?;
             if self.json {

@@ -127,7 +127,7 @@ impl Path {
     }
 
     fn info(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let request = self.request();
             let info =
                 session::wait("looking", None, client.file_info(&self.target.sandbox, &request)).await?;
@@ -142,7 +142,7 @@ impl Path {
             path: &'a str,
             exists: bool,
         }
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let request = self.request();
             let looking = client.file_exists(&self.target.sandbox, &request);
             let exists = session::wait("looking", None, looking).await?;
@@ -152,7 +152,7 @@ impl Path {
     }
 
     fn remove(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let request = self.request();
             session::wait("removing", None, client.file_remove(&self.target.sandbox, &request)).await?;
             printer::line(format_args!("removed {}", self.path))?;
@@ -161,7 +161,7 @@ impl Path {
     }
 
     fn mkdir(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let request = self.request();
             session::wait("making", None, client.file_mkdir(&self.target.sandbox, &request)).await?;
             printer::line(format_args!("made {}", self.path))?;
@@ -174,7 +174,7 @@ impl Path {
     }
 
     fn upload_url(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let request = self.sign();
             let signing = client.file_upload_url(&self.target.sandbox, &request);
             printer::json(&session::wait("signing", None, signing).await?)?;
@@ -185,7 +185,7 @@ impl Path {
 
 impl DownloadUrl {
     fn run(self) -> Outcome {
-        session::run(async |client| {
+        session::run_in(&self.at.target.sandbox, async |client| {
             let request = self.at.sign();
             let signing = client.file_download_url(&self.at.target.sandbox, &request);
             let signed = session::wait("signing", None, signing).await?;
@@ -202,7 +202,7 @@ impl DownloadUrl {
 impl Move {
     fn run(self) -> Outcome {
         let request = FileRename { old_path: self.old, new_path: self.new, user: self.user };
-        session::run(async |client| {
+        session::run_in(&self.target.sandbox, async |client| {
             let moving = client.file_rename(&self.target.sandbox, &request);
             let info = session::wait("moving", None, moving).await?;
             printer::json(&InfoJson::new(&info))?;
@@ -214,7 +214,7 @@ impl Move {
 impl Chmod {
     fn run(self) -> Outcome {
         let Self { at: Path { target, path, user }, mode } = self;
-        session::run(async |client| {
+        session::run_in(&target.sandbox, async |client| {
             let request = FilePermissions { path: path.clone(), permissions: mode.clone(), user };
             let setting = client.file_permissions(&target.sandbox, &request);
             session::wait("setting the permissions", None, setting).await?;

@@ -49,7 +49,7 @@ impl Find {
     pub(super) fn run(self) -> Outcome {
         let Self { at: Path { target, path, user }, pattern } = self;
         let request = FileFind { path, pattern, user, limit: None };
-        session::run(async |client| {
+        session::run_in(&target.sandbox, async |client| {
             let finding = client.file_find(&target.sandbox, &request);
             printer::json(&session::wait("searching", None, finding).await?)?;
             Ok(0)
@@ -61,7 +61,7 @@ impl Search {
     pub(super) fn run(self) -> Outcome {
         let Self { at: Path { target, path, user }, pattern } = self;
         let request = FileSearch { path, pattern, user, limit: None };
-        session::run(async |client| {
+        session::run_in(&target.sandbox, async |client| {
             let searching = client.file_search(&target.sandbox, &request);
             printer::json(&session::wait("searching", None, searching).await?)?;
             Ok(0)
@@ -77,7 +77,7 @@ impl Replace {
         }
         let Self { target, pattern, replacement, files, user } = self;
         let request = FileReplace { files, pattern, replacement, user, dry_run: None };
-        session::run(async |client| {
+        session::run_in(&target.sandbox, async |client| {
             let left = "some of the files may be changed";
             let replacing = client.file_replace(&target.sandbox, &request);
             let replaced = session::wait("replacing", Some(left), replacing).await?;

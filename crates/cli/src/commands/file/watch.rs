@@ -35,7 +35,7 @@ struct Line<'a> {
 impl Watch {
     pub(super) fn run(self) -> Outcome {
         let Self { at: Path { target, path, user }, recursive, timeout } = self;
-        session::run(async |client| {
+        session::run_in(&target.sandbox, async |client| {
             let opening = client.file_watch(&target.sandbox, &path, recursive, user.as_deref(), timeout);
             let mut watch = session::wait("beginning to watch", None, opening).await?;
             session::quietly(None, async {

@@ -1,5 +1,7 @@
 //! The protocol's calls.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use nullspace_guest_proto as proto;
 use nullspace_guest_proto::agent_server::Agent;
@@ -12,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::files::resolve;
 use super::processes::{Follower, Work, work};
-use super::{FakeAgent, Fault, search};
+use super::{FakeAgent, Fault, Standing, search};
 
 type Answers<T> = ReceiverStream<Result<T, Status>>;
 type Answer<T> = Result<Response<T>, Status>;
@@ -78,19 +80,13 @@ impl Agent for FakeAgent {
     }
 
     async fn adopt(&self, request: Request<proto::AdoptRequest>) -> Answer<proto::AdoptReply> {
+        let by_own = request.extensions().get() == Some(&Standing::Own);
         let request = request.into_inner();
         let fault = self.state().fault;
         if fault == Some(Fault::HangOnAdopt) {
             std::future::pending::<()>().await;
         }
-        let mut state = self.state();
-        match &state.own {
-            Some(own) if own.token != request.token || own.sandbox_id != request.sandbox_id => {
-                return Err(Status::failed_precondition("already adopted"));
-            }
-            _ => state.own = Some(request),
-        }
-        state.processes.forget();
+        self.state().adopt(request, by_own)?;
         Ok(Response::new(proto::AdoptReply {
             clock: true,
             entropy: fault != Some(Fault::RefuseEntropy),
@@ -102,11 +98,27 @@ impl Agent for FakeAgent {
             disk: true,
             ssh_host_key: true,
             duration_us: 1,
+            hooks: Vec::new(),
         }))
     }
 
     async fn sync(&self, _: Request<proto::SyncRequest>) -> Answer<proto::SyncReply> {
         Ok(Response::new(proto::SyncReply {}))
+    }
+
+    async fn freeze(&self, request: Request<proto::FreezeRequest>) -> Answer<proto::FreezeReply> {
+        let mut state = self.state();
+        state.frozen.send_replace(Some(request.into_inner().freeze_id));
+        state.freezes += 1;
+        Ok(Response::new(proto::FreezeReply { frozen: true, reason: String::new() }))
+    }
+
+    async fn thaw(&self, request: Request<proto::ThawRequest>) -> Answer<proto::ThawReply> {
+        let id = request.into_inner().freeze_id;
+        self.state()
+            .frozen
+            .send_if_modified(|frozen| frozen.take_if(|frozen| id.is_empty() || *frozen == id).is_some());
+        Ok(Response::new(proto::ThawReply {}))
     }
 
     async fn shutdown(&self, _: Request<proto::ShutdownRequest>) -> Answer<proto::ShutdownReply> {
@@ -146,7 +158,9 @@ impl Agent for FakeAgent {
                         // Without a pipe standard input is empty, and its copy as short.
                         let empty = matches!(work, Work::Copy) && !request.background && !request.stdin;
                         let work = if empty { Work::Done(Vec::new(), Vec::new(), 0) } else { work };
-                        state.processes.start(words.join(" "), work, &request.run_id)
+                        let timeout =
+                            (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms));
+                        state.processes.start(words.join(" "), work, timeout, &request.run_id)
                     });
                     (started, true)
                 }
@@ -160,7 +174,7 @@ impl Agent for FakeAgent {
         };
         if fresh {
             let process = process.clone();
-            tokio::spawn(async move { process.work(request.timeout_ms).await });
+            tokio::spawn(async move { process.work().await });
         }
         let (mut follower, events) = self.follower();
         tokio::spawn(async move {

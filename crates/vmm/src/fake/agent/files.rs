@@ -94,6 +94,11 @@ fn missing(path: &str) -> Status {
 }
 
 impl Tree {
+    /// The same files; nobody is told of what happens to them.
+    pub fn copy(&self) -> Self {
+        Self { nodes: self.nodes.clone(), changes: broadcast::channel(CHANGES).0 }
+    }
+
     /// Changes from now on.
     pub fn watch(&self) -> broadcast::Receiver<(Kind, String)> {
         self.changes.subscribe()

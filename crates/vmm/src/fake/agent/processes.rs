@@ -1,7 +1,7 @@
 //! Processes that only seem to run.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tonic::Status;
 use super::Links;
 
 /// What a word does.
+#[derive(Clone)]
 pub enum Work {
     /// It is done at once: output, error output, exit status.
     Done(Vec<u8>, Vec<u8>, i32),
@@ -23,7 +24,7 @@ pub enum Work {
 }
 
 /// What has come of a process so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Said {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
@@ -36,7 +37,10 @@ pub struct Process {
     pub pid: u32,
     pub command: String,
     work: Work,
-    begun: Instant,
+    /// None: it has all the time.
+    timeout: Option<Duration>,
+    /// None as long as its machine has only been captured, and nothing passes.
+    begun: OnceLock<Instant>,
     pub said: watch::Sender<Said>,
 }
 
@@ -68,15 +72,27 @@ pub fn work(words: &[String], environment: &BTreeMap<String, String>, cwd: &str)
 }
 
 impl Processes {
-    pub fn start(&mut self, command: String, work: Work, run_id: &str) -> Arc<Process> {
+    pub fn start(
+        &mut self,
+        command: String,
+        work: Work,
+        timeout: Option<Duration>,
+        run_id: &str,
+    ) -> Arc<Process> {
         let pid = 100 + self.all.len() as u32;
         let said = watch::channel(Said::default()).0;
-        let process = Arc::new(Process { pid, command, work, begun: Instant::now(), said });
+        let process = Arc::new(Process { pid, command, work, timeout, begun: OnceLock::new(), said });
         self.all.insert(pid, Arc::clone(&process));
         if !run_id.is_empty() {
             self.runs.insert(run_id.to_owned(), pid);
         }
         process
+    }
+
+    /// The same processes, as far as they have come now.
+    pub fn copy(&self) -> Self {
+        let all = self.all.iter().map(|(pid, process)| (*pid, Arc::new(process.copy()))).collect();
+        Self { all, runs: self.runs.clone() }
     }
 
     /// What was started under this name before.
@@ -141,14 +157,36 @@ impl Process {
             .send_if_modified(|said| said.exit.is_none() && said.exit.replace((code, timed_out)).is_none());
     }
 
-    /// Runs it to its end or its timeout.
-    pub async fn work(&self, timeout_ms: u64) {
+    /// The same process from here on: of its time, what is left.
+    fn copy(&self) -> Self {
+        let passed = self.passed();
+        let work = match &self.work {
+            Work::Sleep(time) => Work::Sleep(time.saturating_sub(passed)),
+            other => other.clone(),
+        };
+        Self {
+            pid: self.pid,
+            command: self.command.clone(),
+            work,
+            timeout: self.timeout.map(|timeout| timeout.saturating_sub(passed)),
+            begun: OnceLock::new(),
+            said: watch::channel(self.said.borrow().clone()).0,
+        }
+    }
+
+    fn passed(&self) -> Duration {
+        self.begun.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// Runs it to its end or its timeout, unless it has ended.
+    pub async fn work(&self) {
+        self.begun.get_or_init(Instant::now);
         let end = async {
             match &self.work {
                 Work::Done(stdout, stderr, code) => {
                     self.said.send_modify(|said| {
-                        said.stdout.extend_from_slice(stdout);
-                        said.stderr.extend_from_slice(stderr);
+                        said.stdout.clone_from(stdout);
+                        said.stderr.clone_from(stderr);
                     });
                     *code
                 }
@@ -159,12 +197,13 @@ impl Process {
                 Work::Copy => std::future::pending().await,
             }
         };
-        let limit = if timeout_ms == 0 { Duration::MAX } else { Duration::from_millis(timeout_ms) };
+        let limit = self.timeout.unwrap_or(Duration::MAX);
         let mut ended = self.said.subscribe();
         tokio::select! {
-            code = end => self.end(code, false),
+            biased;
             // The sender lives in `self`.
             _ = ended.wait_for(|said| said.exit.is_some()) => {}
+            code = end => self.end(code, false),
             () = tokio::time::sleep(limit) => self.end(137, true),
         }
     }
@@ -180,7 +219,7 @@ impl Process {
                 let exited = said.exit.map(|(exit_code, timed_out)| proto::Exited {
                     exit_code,
                     timed_out,
-                    duration_us: self.begun.elapsed().as_micros() as u64,
+                    duration_us: self.passed().as_micros() as u64,
                     stdout_bytes: said.stdout.len() as u64,
                     stderr_bytes: said.stderr.len() as u64,
                 });

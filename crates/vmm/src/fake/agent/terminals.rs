@@ -15,6 +15,7 @@ const END: u8 = 4;
 const FIRST_PID: u32 = 10_000;
 
 /// What a session has come to.
+#[derive(Clone)]
 struct Screen {
     info: proto::Terminal,
     shown: Vec<u8>,
@@ -32,6 +33,15 @@ pub struct Terminal {
 pub struct Terminals(BTreeMap<String, Arc<Terminal>>);
 
 impl Terminals {
+    /// The same sessions, going their own way.
+    pub fn copy(&self) -> Self {
+        let copy = |terminal: &Terminal| Terminal {
+            begun: terminal.begun,
+            screen: watch::channel(terminal.screen.borrow().clone()).0,
+        };
+        Self(self.0.iter().map(|(id, terminal)| (id.clone(), Arc::new(copy(terminal)))).collect())
+    }
+
     pub fn start(&mut self, request: proto::StartTerminalRequest) -> proto::Terminal {
         let pid = FIRST_PID + self.0.len() as u32;
         let terminal = self.0.entry(request.session_id.clone()).or_insert_with(|| {

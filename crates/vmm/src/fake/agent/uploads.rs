@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 use super::files::Tree;
 
 /// One of them.
+#[derive(Clone)]
 struct Staged {
     key: String,
     state: proto::Upload,
@@ -20,7 +21,7 @@ struct Staged {
 }
 
 /// All of them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Uploads(BTreeMap<String, Staged>);
 
 fn now() -> i64 {
