@@ -14,7 +14,7 @@ use nullspace_types::sandbox::{
     Sandbox, SandboxCreate, SandboxDestroyed, SandboxGetQuery, SandboxList, SandboxListQuery, SandboxMetrics,
     SandboxPage, SandboxStatus, SandboxTimeout, SandboxTimeoutSet,
 };
-use nullspace_types::{Error, Result};
+use nullspace_types::{Code, Error, Result};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -158,9 +158,13 @@ impl Control {
     pub(crate) async fn replay(&self, tenant_id: TenantId, mut id: SandboxId) -> Result<Sandbox> {
         let unfinished = || in_progress("a request with this Idempotency-Key is still being worked on");
         while let Ok(entry) = self.shared.registry.of_tenant(tenant_id, id) {
-            match timeout(REPLAY_WAIT, created(entry.view)).await.map_err(|_| unfinished())?? {
-                Created::New(sandbox) => return Ok(*sandbox),
-                Created::Before(other) => id = other,
+            match timeout(REPLAY_WAIT, created(entry.view)).await.map_err(|_| unfinished())? {
+                Ok(Created::New(sandbox)) => return Ok(*sandbox),
+                Ok(Created::Before(other)) => id = other,
+                // The server that began it ended, and its key is about to be free. Clients repeat a create on
+                // this code and not on `unavailable`.
+                Err(error) if error.code == Code::Unavailable => return Err(unfinished()),
+                Err(error) => return Err(error),
             }
         }
         // It is not living. A key whose create failed is free by now, and the request may be made again.

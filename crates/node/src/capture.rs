@@ -67,11 +67,6 @@ pub async fn capture(
     let mut disk = running.disk.lock().await;
     disk.check()?;
     node.capacity.check_disk()?;
-    if mode != CheckpointMode::Transient {
-        // What the guest has written reaches its disk, which can then be read without it. Its memory has
-        // all of that too: a guest that does not do it loses nothing.
-        flush(&running).await;
-    }
     let making = node.checkpoints.begin(id).await?;
     let captured = into(&node, &running, &mut disk, id, mode, &making).await;
     match &captured {
@@ -120,7 +115,15 @@ async fn into(
 ) -> Result<Arc<Captured>, Error> {
     let spec = &running.record.spec;
     let devices = making.join(DEVICES);
-    let buffer = running.monitor.make_buffer(spec.shape.memory_mb).await.map_err(vmm_error)?;
+    let flushed = async {
+        if mode != CheckpointMode::Transient {
+            // What the guest has written reaches its disk, which can then be read without it. Its memory has
+            // all of that too: a guest that does not do it loses nothing.
+            flush(running).await;
+        }
+    };
+    let (buffer, ()) = tokio::join!(running.monitor.make_buffer(spec.shape.memory_mb), flushed);
+    let buffer = buffer.map_err(vmm_error)?;
     let go_on = mode != CheckpointMode::Hibernate;
     let mut still =
         freeze(node, running, disk, Some(Memory { devices: devices.clone(), buffer }), go_on).await?;

@@ -305,13 +305,17 @@ fn write(
     delta: &Delta,
     layers: &[PathBuf],
 ) -> Result<Record, Error> {
-    delta.save(&making.join(MEMORY)).map_err(vmm_error)?;
-    crash::step("checkpoint.memory_written");
     let sync = |path: &Path| fs_err::File::open(path).and_then(|file| file.sync_all()).map_err(disk_error);
-    for layer in layers {
-        sync(layer)?;
-    }
-    sync(&making.join(DEVICES))?;
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            layers.iter().try_for_each(|layer| sync(layer))?;
+            sync(&making.join(DEVICES))
+        });
+        let saved = delta.save(&making.join(MEMORY)).map_err(vmm_error);
+        let others = others.join().unwrap_or_else(|_| Err(Error::internal("a thread panicked")));
+        saved.and(others)
+    })?;
+    crash::step("checkpoint.memory_written");
     for name in [MEMORY, DEVICES] {
         record.checkpoint.size_bytes +=
             crate::layer::used_bytes(&making.join(name)).map_err(Error::internal)?;

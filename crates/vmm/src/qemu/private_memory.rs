@@ -11,6 +11,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::num::NonZero;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
@@ -27,6 +28,8 @@ use crate::{Error, memory};
 const PIECES: usize = 1024;
 /// The most bytes of one piece.
 const PIECE_BYTES: usize = 1 << 20;
+/// The least that is worth a thread of its own.
+const SHARE_BYTES: usize = 8 << 20;
 /// Regions of changed pages that the kernel tells at once.
 const REGIONS: usize = 4096;
 /// Entries of the page map that are read at once: those of 512 MiB.
@@ -63,10 +66,18 @@ pub fn write(process: &Process, delta: &Delta) -> Result<(), Error> {
     if process.ended() {
         return Err(Error::Monitor("it ended before its memory was written".into()));
     }
-    for (offset, piece) in delta.pieces() {
-        memory.write_all_at(piece, start + offset).map_err(failed)?;
-    }
-    Ok(())
+    let pieces: Vec<(u64, &[u8])> = delta
+        .pieces()
+        .flat_map(|(offset, run)| {
+            let parts = run.chunks(PIECE_BYTES).enumerate();
+            parts.map(move |(number, part)| (offset + (number * PIECE_BYTES) as u64, part))
+        })
+        .collect();
+    let memory = &memory;
+    let parts = shares(&pieces, |(_, piece)| piece.len()).into_iter().map(|(own, _)| {
+        move || own.iter().try_for_each(|(offset, piece)| memory.write_all_at(piece, start + offset))
+    });
+    at_once(parts.collect()).map_err(failed)
 }
 
 fn in_proc(process: &Process, name: &str) -> String {
@@ -219,26 +230,71 @@ fn search_page_map(map: &File, start: u64, pages: u64) -> io::Result<Vec<Run>> {
 /// Copies runs of pages out of a process, many with each call.
 fn copy(process: &Process, start: u64, runs: &[Run], data: &mut [u8]) -> io::Result<()> {
     let pid = Pid::from_raw(process.pid().cast_signed());
-    let mut pieces = runs.iter().flat_map(|run| {
+    let pieces = runs.iter().flat_map(|run| {
         let base = start as usize + run.first as usize * PAGE;
         (0..run.bytes()).step_by(PIECE_BYTES).map(move |offset| RemoteIoVec {
             base: base + offset,
             len: PIECE_BYTES.min(run.bytes() - offset),
         })
     });
-    let mut done = 0;
-    while done < data.len() {
-        let batch: Vec<RemoteIoVec> = pieces.by_ref().take(PIECES).collect();
+    let pieces: Vec<RemoteIoVec> = pieces.collect();
+    let mut rest = data;
+    let parts = shares(&pieces, |piece| piece.len).into_iter().map(|(own, bytes)| {
+        let (room, after) = std::mem::take(&mut rest).split_at_mut(bytes);
+        rest = after;
+        move || copy_pieces(pid, own, room)
+    });
+    at_once(parts.collect())
+}
+
+fn copy_pieces(pid: Pid, pieces: &[RemoteIoVec], data: &mut [u8]) -> io::Result<()> {
+    let mut rest = data;
+    for batch in pieces.chunks(PIECES) {
         let bytes: usize = batch.iter().map(|piece| piece.len).sum();
-        let mut to = [IoSliceMut::new(&mut data[done..done + bytes])];
-        match process_vm_readv(pid, &mut to, &batch) {
-            Ok(read) if read == bytes => done += bytes,
+        let (room, after) = rest.split_at_mut(bytes);
+        rest = after;
+        match process_vm_readv(pid, &mut [IoSliceMut::new(room)], batch) {
+            Ok(read) if read == bytes => {}
             // A page that was there a moment ago is not: the process is not standing still.
             Ok(_) => return Err(Errno::EFAULT.into()),
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+/// Divides what is to be copied among as many threads as are worth it: what each has, and its bytes.
+fn shares<T>(pieces: &[T], bytes_of: impl Fn(&T) -> usize) -> Vec<(&[T], usize)> {
+    let all: usize = pieces.iter().map(&bytes_of).sum();
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = all.div_ceil(processors.min(all / SHARE_BYTES).max(1));
+    let mut shares = Vec::new();
+    let mut rest = pieces;
+    while !rest.is_empty() {
+        let (mut count, mut bytes) = (0, 0);
+        while count < rest.len() && bytes < share {
+            bytes += bytes_of(&rest[count]);
+            count += 1;
+        }
+        let (own, after) = rest.split_at(count);
+        rest = after;
+        shares.push((own, bytes));
+    }
+    shares
+}
+
+/// Does all parts at the same time, the last one in this thread.
+fn at_once(mut parts: Vec<impl FnOnce() -> io::Result<()> + Send>) -> io::Result<()> {
+    let Some(last) = parts.pop() else { return Ok(()) };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = parts.into_iter().map(|part| scope.spawn(part)).collect();
+        let mut outcome = last();
+        for other in others {
+            let done = other.join().unwrap_or_else(|_| Err(io::Error::other("a copying thread panicked")));
+            outcome = outcome.and(done);
+        }
+        outcome
+    })
 }
 
 #[cfg(test)]
