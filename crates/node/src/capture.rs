@@ -20,7 +20,7 @@ use nullspace_types::id::{SandboxId, SnapshotId};
 use nullspace_vmm::{Buffer, Delta, Layer};
 
 use crate::Node;
-use crate::checkpoint::{Captured, DEVICES, Record};
+use crate::checkpoint::{self, Captured, DEVICES, Record};
 use crate::crash;
 use crate::guest::answered;
 use crate::layer::{LayerId, used_bytes};
@@ -132,7 +132,7 @@ async fn into(
         let delta = still.delta.ok_or_else(|| Error::internal("the memory was not captured"))?;
         let bytes = fs_err::tokio::read(&devices).await.map_err(disk_error)?;
         let layer = node.layers.path(&still.layer);
-        let checkpoint = Checkpoint {
+        let captured = Checkpoint {
             id,
             sandbox_id: spec.sandbox_id,
             incarnation: spec.incarnation,
@@ -142,15 +142,16 @@ async fn into(
             created_at: still.at,
             mode,
         };
-        let record = Record::new(
-            checkpoint,
-            node.vmm.description().clone(),
-            running.record.template.clone(),
-            disk.layers.clone(),
-            u64::from(running.record.machine.disk_mb) << 20,
-            running.record.token.clone(),
-            crate::checkpoint::sha256(&bytes),
-        );
+        let record = Record {
+            format: checkpoint::FORMAT,
+            checkpoint: captured,
+            monitor: node.vmm.description().clone(),
+            template: running.record.template.clone(),
+            layers: disk.layers.clone(),
+            disk_bytes: u64::from(running.record.machine.disk_mb) << 20,
+            token: running.record.token.clone(),
+            devices_sha256: checkpoint::sha256(&bytes),
+        };
         node.layers.hold(&disk.layers);
         let published = node
             .checkpoints
@@ -225,11 +226,8 @@ async fn freeze(
     let (at, delta) = match outcome {
         Ok(still) => still,
         Err(error) => {
-            match fs_err::tokio::remove_file(&next_path).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(%error, "a disk layer that is not used stays until its machine ends");
-                }
-                _ => {}
+            if let Err(error) = machine::remove_file(&next_path).await {
+                tracing::warn!(%error, "a disk layer that is not used stays until its machine ends");
             }
             running.write_down(disk, None).await?;
             return Err(error);
@@ -357,10 +355,7 @@ pub async fn complete(node: &Node, running: &Running, freezing: Option<Freezing>
             disk.top = top;
         }
         Some(Freezing { top, .. }) if top != disk.top => {
-            match fs_err::tokio::remove_file(directory.join(&top)).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(disk_error(error)),
-                _ => {}
-            }
+            machine::remove_file(&directory.join(&top)).await.map_err(disk_error)?;
         }
         Some(_) | None => {}
     }

@@ -24,7 +24,7 @@ use crate::machine::{disk_error, read_json, remove_directory};
 use crate::template::{TemplateRef, vmm_error};
 
 /// Grows when the layout of a checkpoint changes.
-const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 const RECORD: &str = "checkpoint.json";
 const MEMORY: &str = "memory";
@@ -53,21 +53,6 @@ pub struct Record {
     pub token: String,
     /// SHA-256 of the device state, in hexadecimal digits.
     pub devices_sha256: String,
-}
-
-impl Record {
-    /// A new one.
-    pub fn new(
-        checkpoint: Checkpoint,
-        monitor: Description,
-        template: TemplateRef,
-        layers: Vec<LayerId>,
-        disk_bytes: u64,
-        token: String,
-        devices_sha256: String,
-    ) -> Self {
-        Self { format: FORMAT, checkpoint, monitor, template, layers, disk_bytes, token, devices_sha256 }
-    }
 }
 
 /// Where the changed memory is.
@@ -133,7 +118,7 @@ impl Captured {
 
 /// The SHA-256 of a small file's content, in hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex(&Sha256::digest(bytes))
 }
 
 fn corrupted(what: &str, reason: impl std::fmt::Display) -> Error {

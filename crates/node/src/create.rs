@@ -100,7 +100,9 @@ async fn adopt(
     directory: &std::path::Path,
     assembled: &mut Assembled,
 ) -> Result<Record, Error> {
-    if assembled.directory != directory {
+    // A spare has been asked something before.
+    let spare = assembled.directory != directory;
+    if spare {
         fs_err::tokio::rename(&assembled.directory, directory).await.map_err(disk_error)?;
         assembled.directory = directory.to_owned();
     }
@@ -123,9 +125,11 @@ async fn adopt(
     let hostname = hostname(spec);
     let host_key = HostKey::generate(&hostname)?;
     let mut client = assembled.guest.with_token(source.token())?;
-    // A guest that has just been restored is slow to take its first call, by as much as its clock would be
-    // late.
-    guest::greet(&mut client).await?;
+    if !spare {
+        // A guest that has just been restored is slow to take its first call, by as much as its clock would
+        // be late.
+        guest::greet(&mut client).await?;
+    }
     let request = proto::AdoptRequest {
         resumed,
         sandbox_id: spec.sandbox_id.to_string(),

@@ -10,7 +10,7 @@ use nullspace_node_api::Garbage;
 use nullspace_types::Error;
 
 use crate::Node;
-use crate::machine::disk_error;
+use crate::machine::{disk_error, remove_directory, remove_file};
 
 /// Between two looks in the background.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -42,13 +42,10 @@ fn name(path: &Path) -> String {
 
 async fn remove(path: &Path) -> Result<(), Error> {
     let removed = match path.is_dir() {
-        true => fs_err::tokio::remove_dir_all(path).await,
-        false => fs_err::tokio::remove_file(path).await,
+        true => remove_directory(path).await,
+        false => remove_file(path).await,
     };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(disk_error(error)),
-        _ => Ok(()),
-    }
+    removed.map_err(disk_error)
 }
 
 /// Looks from time to time, until the node stops.

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use nullspace_types::Error;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::disk_error;
+use crate::machine::{disk_error, remove_file};
 
 /// A layer's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -56,10 +56,8 @@ impl Layers {
     /// Lets go of layers, and removes those that nobody holds any more.
     pub async fn release(&self, ids: &[LayerId]) -> Result<(), Error> {
         for path in self.let_go(ids) {
-            match fs_err::tokio::remove_file(&path).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(disk_error(error)),
-                _ => tracing::debug!(layer = %path.display(), "a disk layer that nobody needs is removed"),
-            }
+            remove_file(&path).await.map_err(disk_error)?;
+            tracing::debug!(layer = %path.display(), "a disk layer that nobody needs is removed");
         }
         Ok(())
     }

@@ -199,5 +199,10 @@ fn random_bytes(count: usize) -> Vec<u8> {
 
 /// The same, twice as many hexadecimal digits.
 fn random_hex(bytes: usize) -> String {
-    random_bytes(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&random_bytes(bytes))
+}
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

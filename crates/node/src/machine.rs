@@ -139,8 +139,17 @@ pub fn disk_error(error: std::io::Error) -> Error {
 
 /// Removes a directory and all in it. One that is not there is no error.
 pub async fn remove_directory(directory: &Path) -> std::io::Result<()> {
-    match fs_err::tokio::remove_dir_all(directory).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    unless_absent(fs_err::tokio::remove_dir_all(directory).await)
+}
+
+/// Removes a file. One that is not there is no error.
+pub async fn remove_file(path: &Path) -> std::io::Result<()> {
+    unless_absent(fs_err::tokio::remove_file(path).await)
+}
+
+fn unless_absent(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }

@@ -128,7 +128,7 @@ fn instance(data_dir: &Path) -> Result<String, Error> {
     use sha2::Digest;
     let path = fs_err::canonicalize(data_dir).map_err(Error::internal)?;
     let digest = sha2::Sha256::digest(path.as_os_str().as_encoded_bytes());
-    Ok(digest[..4].iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(crate::hex(&digest[..4]))
 }
 
 async fn qemu(config: &Config, image: &Image, cache: &Path, instance: &str) -> Result<qemu::Qemu, Error> {
