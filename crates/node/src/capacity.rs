@@ -4,7 +4,7 @@
 //! share its pages; so what the host really has left is looked at too. Both must hold.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nullspace_node_api::Shape;
 use nullspace_types::{Code, Error};
@@ -23,20 +23,27 @@ pub struct Capacity {
     memory_reserve_mb: u64,
     disk_reserve_mb: u64,
     directory: PathBuf,
-    machines: AtomicUsize,
-    promised_mb: AtomicU64,
+    taken: Mutex<Taken>,
+}
+
+/// What is taken of it.
+#[derive(Default)]
+struct Taken {
+    machines: usize,
+    promised_mb: u64,
 }
 
 /// Room that is taken; dropping it gives it back.
 pub struct Room {
-    capacity: std::sync::Arc<Capacity>,
+    capacity: Arc<Capacity>,
     memory_mb: u64,
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.capacity.machines.fetch_sub(1, Ordering::Relaxed);
-        self.capacity.promised_mb.fetch_sub(self.memory_mb, Ordering::Relaxed);
+        let mut taken = self.capacity.taken.lock().expect("no panic under it");
+        taken.machines -= 1;
+        taken.promised_mb -= self.memory_mb;
     }
 }
 
@@ -50,37 +57,52 @@ impl Capacity {
             memory_reserve_mb: config.memory_reserve_mb,
             disk_reserve_mb: config.disk_reserve_mb,
             directory,
-            machines: AtomicUsize::new(0),
-            promised_mb: AtomicU64::new(0),
+            taken: Mutex::default(),
         }
     }
 
-    /// Takes room for a machine, or says what there is none of.
-    pub fn take(self: &std::sync::Arc<Self>, shape: Shape) -> Result<Room, Error> {
-        self.check(shape)?;
-        Ok(self.hold(shape))
+    /// Takes room for a machine, or says what there is none of. What is looked at and what is taken are one
+    /// step: of two who come for the last room, one gets it.
+    pub fn take(self: &Arc<Self>, shape: Shape) -> Result<Room, Error> {
+        self.check_host()?;
+        let mut taken = self.taken.lock().expect("no panic under it");
+        self.check_taken(&taken, shape)?;
+        Ok(self.add(&mut taken, shape))
     }
 
     /// Counts a machine that is there already.
-    pub fn hold(self: &std::sync::Arc<Self>, shape: Shape) -> Room {
-        let memory_mb = u64::from(shape.memory_mb) + OVERHEAD_MB;
-        self.machines.fetch_add(1, Ordering::Relaxed);
-        self.promised_mb.fetch_add(memory_mb, Ordering::Relaxed);
-        Room { capacity: std::sync::Arc::clone(self), memory_mb }
+    pub fn hold(self: &Arc<Self>, shape: Shape) -> Room {
+        self.add(&mut self.taken.lock().expect("no panic under it"), shape)
     }
 
     /// Whether there is room for a machine of this shape now.
     pub fn check(&self, shape: Shape) -> Result<(), Error> {
-        if self.machines.load(Ordering::Relaxed) >= self.max_machines {
+        self.check_host()?;
+        self.check_taken(&self.taken.lock().expect("no panic under it"), shape)
+    }
+
+    fn add(self: &Arc<Self>, taken: &mut Taken, shape: Shape) -> Room {
+        let memory_mb = u64::from(shape.memory_mb) + OVERHEAD_MB;
+        taken.machines += 1;
+        taken.promised_mb += memory_mb;
+        Room { capacity: Arc::clone(self), memory_mb }
+    }
+
+    fn check_taken(&self, taken: &Taken, shape: Shape) -> Result<(), Error> {
+        if taken.machines >= self.max_machines {
             return Err(refused(format!("this node has its {} machines", self.max_machines)));
         }
-        let promised = self.promised_mb.load(Ordering::Relaxed) + u64::from(shape.memory_mb) + OVERHEAD_MB;
-        if promised > self.promised_limit_mb {
+        if taken.promised_mb + u64::from(shape.memory_mb) + OVERHEAD_MB > self.promised_limit_mb {
             return Err(refused(format!(
                 "no memory is left for a machine of {} MiB: this node promises at most {} MiB in all",
                 shape.memory_mb, self.promised_limit_mb
             )));
         }
+        Ok(())
+    }
+
+    /// Whether the host itself has memory and disk left.
+    fn check_host(&self) -> Result<(), Error> {
         let available = memory_mb("MemAvailable:")?;
         if available < self.memory_reserve_mb + FIRST_MEMORY_MB {
             return Err(refused(format!("the host has only {available} MiB of memory left")));
@@ -130,14 +152,22 @@ fn memory_mb(name: &str) -> Result<u64, Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     const SHAPE: Shape = Shape { vcpus: 1, memory_mb: 256 };
 
     fn capacity(config: &Config) -> Arc<Capacity> {
         Arc::new(Capacity::new(config, "/".into()))
+    }
+
+    #[test]
+    fn of_many_who_come_at_once_for_the_last_room_one_gets_it() {
+        let one = capacity(&Config { max_machines: 1, disk_reserve_mb: 0, ..Config::default() });
+        let rooms: Vec<Room> = std::thread::scope(|scope| {
+            let takers: Vec<_> = (0..16).map(|_| scope.spawn(|| one.take(SHAPE).ok())).collect();
+            takers.into_iter().filter_map(|taker| taker.join().unwrap()).collect()
+        });
+        assert_eq!(rooms.len(), 1);
     }
 
     #[test]
