@@ -55,7 +55,7 @@ fuzz: ## Fuzz every parser of hostile input for a minute (FUZZ_SECONDS=… for l
 
 .PHONY: bench
 bench: ## Measure what is promised, against a floor measured in the same run
-	scripts/setup build image run
+	scripts/setup build image run bench
 	$(MAKE) build image
 	python3 tests/perf/bench.py
 

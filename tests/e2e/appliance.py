@@ -109,6 +109,7 @@ class Appliance:
         self.data_dir = data_dir or directory / "data"
         self.log = directory / "server.log"
         self.config = {table: dict(pairs) for table, pairs in (config or {}).items()}
+        self.config.setdefault("ssh", {}).setdefault("listen", "127.0.0.1:0")  # several stand side by side
         self.config.setdefault("node", {}).setdefault("checkpoint_dir", str(checkpoints or cache() / "checkpoints"))
         self.process: subprocess.Popen | None = None
         self.url = ""

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What is promised about speed and memory, measured against the floor in the same run.
 
-    bench.py [--quick] [--rounds N] [--json bench.json] [--parts single,burst,crowd,data,lifecycle] [--strict]
+    bench.py [--quick] [--rounds N] [--json bench.json] [--parts single,burst,crowd,data,lifecycle,network] [--strict]
 
 A server of its own (its data directory in the cache, port 0) and the floor program (floor.py) take
 turns, each after the host has come to rest, so that a drift of the host's load hits both alike.
@@ -29,11 +29,12 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 import host  # noqa: E402
 import lifecycle  # noqa: E402
+import network  # noqa: E402
 from appliance import Appliance, Http, binary, cache, until  # noqa: E402
 from floor import Floor  # noqa: E402
 from measure import Socket, Watched, memory_available_mib, private_mib, say, settle  # noqa: E402
 
-PARTS = ["single", "burst", "crowd", "data", "lifecycle"]
+PARTS = ["single", "burst", "crowd", "data", "lifecycle", "network"]
 SIZE = {"vcpus": 1, "memory_mb": 512}  # as the floor's machine
 CROWD = {"vcpus": 1, "memory_mb": 256}
 
@@ -341,6 +342,7 @@ def goals(ours: dict, floor: dict, left: list[str], args) -> list[dict]:
         goal("search of 20,000 files, ms", ours.get("search_ms"), grep * 1.5)
     goal(f"{c} sandboxes at once, answering", ours.get(f"crowd_{c}_answering"), c, at_least=True)
     lifecycle.goals(goal, ours, floor)
+    network.goals(goal, ours)
     goal("left on the host at the end, things", len(left), 0)
     return out
 
@@ -429,6 +431,8 @@ def main():
             if "lifecycle" in parts:
                 say("lifecycle: forks, sleepers, the store and the log")
                 lifecycle.measure(ours, floor, directory, SIZE, args)
+            if "network" in parts:
+                network.measure(ours, directory, SIZE, args)
             if "crowd" in parts:
                 if memory_available_mib() < args.crowd * 120:
                     say(f"SKIP: a crowd of {args.crowd} needs about {args.crowd * 120} MiB of memory, {memory_available_mib():.0f} are free")

@@ -64,11 +64,25 @@ pub(crate) struct HealthAnswer;
 /// The HTTP status of each code.
 pub fn status(code: Code) -> StatusCode {
     match code {
-        Code::InvalidRequest | Code::InvalidFields | Code::FileError | Code::FileUploadError => {
-            StatusCode::BAD_REQUEST
+        Code::InvalidRequest
+        | Code::InvalidFields
+        | Code::FileError
+        | Code::FileUploadError
+        | Code::UnsupportedPreviewPort => StatusCode::BAD_REQUEST,
+        Code::Unauthorized
+        | Code::EdgeTokenInvalid
+        | Code::EdgeTokenExpired
+        | Code::EdgeTokenMissing
+        | Code::EdgeTokenScopeMismatch
+        | Code::PreviewProxyTokenScopeMismatch
+        | Code::PreviewGrantInvalid
+        | Code::PreviewGrantRevoked
+        | Code::PreviewProxyTokenMissing
+        | Code::PreviewProxyTokenInvalid
+        | Code::PreviewProxyTokenExpired => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied | Code::PreviewSandboxDisabled | Code::PreviewGrantDisabled => {
+            StatusCode::FORBIDDEN
         }
-        Code::Unauthorized | Code::EdgeTokenInvalid | Code::EdgeTokenExpired => StatusCode::UNAUTHORIZED,
-        Code::PermissionDenied => StatusCode::FORBIDDEN,
         Code::NotFound
         | Code::SandboxNotFound
         | Code::SnapshotNotFound
@@ -78,7 +92,9 @@ pub fn status(code: Code) -> StatusCode {
         | Code::ProcessNotFound
         | Code::FileNotFound
         | Code::TerminalNotFound
-        | Code::UploadNotFound => StatusCode::NOT_FOUND,
+        | Code::UploadNotFound
+        | Code::PreviewGrantNotFound
+        | Code::SecretNotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::Conflict
         | Code::SandboxNotReady
@@ -91,9 +107,11 @@ pub fn status(code: Code) -> StatusCode {
         Code::QuotaExceeded | Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
         Code::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
         Code::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-        Code::ExecFailed => StatusCode::BAD_GATEWAY,
-        Code::CapacityExceeded | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Code::ExecTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Code::ExecFailed | Code::PreviewServiceNotReady => StatusCode::BAD_GATEWAY,
+        Code::CapacityExceeded | Code::Unavailable | Code::SandboxPausedAutoResumeDisabled => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Code::ExecTimeout | Code::EdgeRuntimeHostUnreachable => StatusCode::GATEWAY_TIMEOUT,
     }
 }
 

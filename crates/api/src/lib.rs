@@ -32,8 +32,10 @@ pub mod lifecycle;
 mod middleware;
 pub mod monitor;
 mod multipart;
+pub mod network;
 pub mod not_built;
 mod openapi;
+pub mod preview;
 pub mod process;
 mod range;
 mod request;
@@ -53,6 +55,8 @@ pub use file::FileApi;
 pub use health::HealthApi;
 pub use lifecycle::LifecycleApi;
 pub use monitor::MonitorApi;
+pub use network::NetworkApi;
+pub use preview::PreviewApi;
 pub use process::ProcessApi;
 pub use sandbox::SandboxApi;
 pub use snapshot::SnapshotApi;
@@ -89,6 +93,8 @@ pub trait Api:
     + LifecycleApi
     + WebhookApi
     + MonitorApi
+    + PreviewApi
+    + NetworkApi
     + TemplateApi
     + HealthApi
     + Authenticate
@@ -105,6 +111,8 @@ impl<A> Api for A where
         + LifecycleApi
         + WebhookApi
         + MonitorApi
+        + PreviewApi
+        + NetworkApi
         + TemplateApi
         + HealthApi
         + Authenticate
@@ -153,6 +161,8 @@ fn documented<A: Api>() -> OpenApiRouter<A> {
         .merge(lifecycle::routes())
         .merge(webhook::routes())
         .merge(monitor::routes())
+        .merge(preview::routes())
+        .merge(network::routes())
         .merge(socket::routes())
         .merge(template::routes())
         .merge(health::routes())

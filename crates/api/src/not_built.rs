@@ -12,20 +12,12 @@ use crate::error::Failure;
 
 /// Methods and the paths that have them. WebSockets begin with a `GET`.
 const ROUTES: &[(&str, &[&str])] = &[
-    // Sandboxes: volumes, ports, access.
+    // Sandboxes: volumes, and the other form of a change to the network.
     ("/v1/sandboxes/{sandbox_id}/egress", &["PATCH"]),
     ("/v1/sandboxes/{sandbox_id}/volumes", &["GET", "POST"]),
     ("/v1/sandboxes/{sandbox_id}/volumes/{attachment_id}", &["DELETE"]),
     ("/v1/sandboxes/{sandbox_id}/volumes/{attachment_id}/health", &["GET"]),
     ("/v1/sandboxes/{sandbox_id}/volumes/{attachment_id}/remount", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/host", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/ports/{port}/preview-url", &["GET"]),
-    ("/v1/sandboxes/{sandbox_id}/ports/{port}/signed-preview-url", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/ports/{port}/preview-proxy-target", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/ports/{port}/readiness", &["POST"]),
-    ("/v1/sandboxes/{sandbox_id}/preview-urls", &["GET"]),
-    ("/v1/sandboxes/{sandbox_id}/preview-urls/{grant_id}", &["DELETE"]),
-    ("/v1/sandboxes/{sandbox_id}/ssh-access", &["POST"]),
     // Templates and their builds.
     ("/v1/templates/blobs/preflight", &["POST"]),
     ("/v1/templates/blobs/{blob_id}", &["PUT"]),

@@ -7,6 +7,7 @@ use utoipa::{IntoResponses, OpenApi as _};
 use crate::error::ErrorBody;
 
 mod undefined;
+mod undefined_access;
 
 use undefined::Undefined;
 
@@ -24,6 +25,9 @@ use undefined::Undefined;
         (name = "terminal", description = "Terminal sessions in them"),
         (name = "file", description = "Files in them"),
         (name = "upload", description = "Resumable uploads into them"),
+        (name = "preview", description = "Their ports, as others reach them, and access by SSH"),
+        (name = "network", description = "What they may reach, and who may reach them"),
+        (name = "secret", description = "Values that are added to what they send, and that they never hold"),
         (name = "lifecycle", description = "The log of what became of them"),
         (name = "webhook", description = "Endpoints that the log is sent to"),
         (name = "monitor", description = "What the server does"),
@@ -110,6 +114,19 @@ pub(crate) struct NoSnapshot(ErrorBody);
 #[response(status = 404)]
 #[allow(dead_code, reason = "describes answers")]
 pub(crate) struct NoWebhook(ErrorBody);
+
+/// No such sandbox, or not the caller's, `sandbox_not_found`; or no such grant of it,
+/// `preview_grant_not_found`.
+#[derive(IntoResponses)]
+#[response(status = 404)]
+#[allow(dead_code, reason = "describes answers")]
+pub(crate) struct NoGrant(ErrorBody);
+
+/// No such secret, or not the caller's: `secret_not_found`.
+#[derive(IntoResponses)]
+#[response(status = 404)]
+#[allow(dead_code, reason = "describes answers")]
+pub(crate) struct NoSecret(ErrorBody);
 
 /// The range is outside of the file: `range_not_satisfiable`.
 #[derive(IntoResponses)]

@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use nullspace_types::id::{DeliveryId, SandboxId, SessionId, SnapshotId, UploadId, WebhookId};
+use nullspace_types::id::{
+    DeliveryId, PreviewGrantId, SandboxId, SessionId, SnapshotId, UploadId, WebhookId,
+};
 use nullspace_types::key::Principal;
 use nullspace_types::{Code, Error, Result};
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -220,6 +222,48 @@ impl<S: Send + Sync> FromRequestParts<S> for PartPath {
                 shown(&text)
             )))),
         }
+    }
+}
+
+/// A port of the sandbox that the path names, as the path has it.
+pub(crate) struct PortPath(pub SandboxId, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PortPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let SandboxPath(id) = SandboxPath::from_request_parts(parts, state).await?;
+        Ok(Self(id, path_param(parts, state, "port").await))
+    }
+}
+
+/// The preview grant that the path names, of the sandbox that it names.
+pub(crate) struct GrantPath(pub SandboxId, pub PreviewGrantId);
+
+impl<S: Send + Sync> FromRequestParts<S> for GrantPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let SandboxPath(id) = SandboxPath::from_request_parts(parts, state).await?;
+        let text = path_param(parts, state, "grant_id").await;
+        match text.parse() {
+            Ok(grant) => Ok(Self(id, grant)),
+            Err(_) => {
+                let message = format!("preview grant {} does not exist in sandbox {id}", shown(&text));
+                Err(Failure(Error::new(Code::PreviewGrantNotFound, message)))
+            }
+        }
+    }
+}
+
+/// The name that the path has, whatever may be called so.
+pub(crate) struct NamePath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamePath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        Ok(Self(path_param(parts, state, "name").await))
     }
 }
 

@@ -91,12 +91,26 @@ impl Authenticator {
     ) -> Result<Principal> {
         let now = Timestamp::now().as_second();
         let principal = self.signer.verify(sandbox, direction, query, now)?;
+        if !self.is_good(principal).await? {
+            return Err(Error::new(Code::EdgeTokenInvalid, "the API key that signed this URL was revoked")
+                .suggest("ask for a new URL with another key"));
+        }
+        Ok(principal)
+    }
+
+    /// Ok if the key that something was asked for with has not been revoked since;
+    /// [`Code::Unauthorized`] otherwise. Asks the store each time.
+    pub async fn still_good(&self, principal: Principal) -> Result<()> {
+        if !self.is_good(principal).await? {
+            return Err(refused("the API key that this was asked for with was revoked")
+                .suggest("ask with another key"));
+        }
+        Ok(())
+    }
+
+    async fn is_good(&self, principal: Principal) -> Result<bool> {
         let key = self.store.key_get(principal.key_id).await?;
-        let good = key.is_some_and(|key| key.revoked_at.is_none() && key.tenant_id == principal.tenant_id);
-        good.then_some(principal).ok_or_else(|| {
-            Error::new(Code::EdgeTokenInvalid, "the API key that signed this URL was revoked")
-                .suggest("ask for a new URL with another key")
-        })
+        Ok(key.is_some_and(|key| key.revoked_at.is_none() && key.tenant_id == principal.tenant_id))
     }
 
     /// See [`keys::create`].

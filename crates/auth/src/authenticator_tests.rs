@@ -1,3 +1,5 @@
+use nullspace_types::id::TenantId;
+
 use super::*;
 
 async fn store(directory: &tempfile::TempDir) -> Arc<dyn Store> {
@@ -57,9 +59,13 @@ async fn a_revocation_here_holds_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let authenticator = with_ttl(store(&directory).await, LONG).await;
     let made = authenticator.key_create("default", "").await.unwrap();
-    authenticator.authenticate(Some(&bearer(&made.secret))).await.unwrap();
+    let principal = authenticator.authenticate(Some(&bearer(&made.secret))).await.unwrap();
+    assert_eq!(authenticator.still_good(principal).await, Ok(()));
+    let foreign = Principal { tenant_id: TenantId::new(), ..principal };
+    assert_eq!(authenticator.still_good(foreign).await.unwrap_err().code, Code::Unauthorized);
     authenticator.key_revoke(made.key.id).await.unwrap();
     assert!(authenticator.authenticate(Some(&bearer(&made.secret))).await.is_err());
+    assert_eq!(authenticator.still_good(principal).await.unwrap_err().code, Code::Unauthorized);
 }
 
 #[tokio::test]

@@ -13,10 +13,10 @@ use nullspace_store::Store;
 use nullspace_types::id::{KeyId, SandboxId, TenantId};
 use nullspace_types::key::Principal;
 use nullspace_types::{Code, Error, Result};
-use rand::TryRngCore as _;
-use rand::rngs::OsRng;
 use serde_json::json;
 use sha2::Sha256;
+
+use crate::secret::server_secret;
 
 /// The parameter of a URL's query that holds the grant.
 pub const PARAMETER: &str = "grant";
@@ -66,11 +66,7 @@ pub struct Signer(Hmac<Sha256>);
 impl Signer {
     /// With the store's secret, which the first server on it makes.
     pub async fn load(store: &dyn Store) -> Result<Self> {
-        let mut candidate = [0; 32];
-        OsRng.try_fill_bytes(&mut candidate).map_err(|error| {
-            Error::internal(format_args!("the operating system gave no random bytes: {error}"))
-        })?;
-        Ok(Self::new(&store.secret_ensure(SECRET, &candidate).await?))
+        Ok(Self::new(&server_secret(store, SECRET).await?))
     }
 
     fn new(secret: &[u8; 32]) -> Self {

@@ -1,4 +1,4 @@
-//! The secret of an API key: `ns_live_` and 256 random bits in base64url.
+//! The secret of an API key: `ns_live_` and 256 random bits in base64url; and the server's own secrets.
 //!
 //! Only its SHA-256 is stored. A slow hash protects secrets that people think up; nobody guesses 256 random
 //! bits, so a fast one loses nothing and every request is spared the wait.
@@ -7,6 +7,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use nullspace_store::Store;
 use nullspace_types::{Error, Result};
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
@@ -37,11 +38,7 @@ impl fmt::Debug for Secret {
 impl Secret {
     /// A new key, from the operating system's random source.
     pub fn generate() -> Result<Self> {
-        let mut bytes = [0; BYTES];
-        OsRng.try_fill_bytes(&mut bytes).map_err(|error| {
-            Error::internal(format_args!("the operating system gave no random bytes: {error}"))
-        })?;
-        Ok(Self(format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))))
+        Ok(Self(format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(random::<BYTES>()?))))
     }
 
     /// The text as a key, if it has the form of one.
@@ -67,6 +64,20 @@ impl Secret {
     pub fn hint(&self) -> String {
         self.0.chars().take(KEY_PREFIX.len() + HINT).collect()
     }
+}
+
+/// Bytes from the operating system's random source.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    OsRng.try_fill_bytes(&mut bytes).map_err(|error| {
+        Error::internal(format_args!("the operating system gave no random bytes: {error}"))
+    })?;
+    Ok(bytes)
+}
+
+/// A secret of the server's own, by its name in the store: the first server on it makes it.
+pub(crate) async fn server_secret(store: &dyn Store, name: &str) -> Result<[u8; 32]> {
+    Ok(store.secret_ensure(name, &random()?).await?)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! What `sandbox exec` and `sandbox process stream` need before parsing. Our own options may stand before or after the command
-//! to run (programs put them last), and the command's own options belong to the command. So
-//! everything behind the command that is not one of our options is moved behind a `--`.
+//! What `sandbox exec`, `sandbox process stream` and `ssh` need before parsing. Our own options may stand
+//! before or after the command to run (programs put them last), and the command's own options belong to the
+//! command. So everything behind the command that is not one of our options is moved behind a `--`.
 //!
 //! Which options are ours is read from the parser's own definition, never listed twice.
 
@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use clap::Command;
 
 /// The commands that take a command.
-const RUNNERS: &[&[&str]] = &[&["sandbox", "exec"], &["sandbox", "process", "stream"]];
+const RUNNERS: &[&[&str]] = &[&["sandbox", "exec"], &["sandbox", "process", "stream"], &["ssh"]];
 
 /// The same arguments, unambiguous for the parser. Any other command is left alone.
 pub(crate) fn reorder(argv: Vec<OsString>, root: &Command) -> Vec<OsString> {
@@ -101,6 +101,8 @@ mod tests {
             let expected = format!("sandbox process stream {expected}");
             assert!(reordered(&line).ends_with(&expected), "{}", reordered(&line));
         }
+        let ssh = reordered("nullspace ssh sb_1 --user ann ls -l --ttl 5m");
+        assert_eq!(ssh, "nullspace ssh --user ann --ttl 5m -- sb_1 ls -l");
     }
 
     #[test]

@@ -302,6 +302,8 @@ fn hint(code: &str) -> Option<&'static str> {
         "pty_not_found" => "see which sessions there are with `nullspace sandbox pty list`",
         "upload_not_found" => "begin a new upload: leave out --resume",
         "file_not_found" => "see what is there with `nullspace sandbox file list`",
+        "preview_grant_not_found" => "see which grants there are with `nullspace sandbox preview-url list`",
+        "secret_not_found" => "see which secrets there are with `nullspace secret list`",
         "rate_limit_exceeded" => "wait a little and try again",
         "exec_timeout" => "allow more time with --timeout, or run it with --background",
         "exec_failed" => "use --shell for a command line, and check that the program is in the sandbox",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
@@ -41,6 +42,19 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "expected a number of seconds above 0".to_owned())
 }
 
+/// How long something is good, in whole seconds: `120`, `90s`, `10m`, `1h`.
+pub(crate) fn span(text: &str) -> Result<i64, String> {
+    let wrong = || "expected seconds, or such as 90s, 10m or 1h".to_owned();
+    let (digits, each) = match text.char_indices().next_back() {
+        Some((end, 's')) => (&text[..end], 1),
+        Some((end, 'm')) => (&text[..end], 60),
+        Some((end, 'h')) => (&text[..end], 3600),
+        _ => (text, 1),
+    };
+    let count: i64 = digits.parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
+    count.checked_mul(each).ok_or_else(wrong)
+}
+
 /// A lifecycle operation.
 pub(crate) fn operation() -> impl clap::builder::TypedValueParser<Value = Operation> {
     let words = PossibleValuesParser::new(Operation::ALL.iter().map(|operation| operation.as_str()));
@@ -64,14 +78,21 @@ const TEXT_MAX: u64 = 64 << 20;
 
 /// A text as it stands; `@FILE` and `-`, standard input, are where it is to be read.
 pub(crate) fn text(argument: &str) -> Result<String, Failure> {
-    let (what, source): (String, Box<dyn Read>) = match argument.strip_prefix('@') {
-        _ if argument == "-" => ("standard input".to_owned(), Box::new(std::io::stdin().lock())),
-        Some(path) => {
-            let file = std::fs::File::open(path).map_err(Failure::io(format!("read {path}")))?;
-            (path.to_owned(), Box::new(file))
-        }
-        None => return Ok(argument.to_owned()),
-    };
+    match argument.strip_prefix('@') {
+        _ if argument == "-" => whole("standard input", std::io::stdin().lock()),
+        Some(path) => file(path.as_ref()),
+        None => Ok(argument.to_owned()),
+    }
+}
+
+/// The text in a file.
+pub(crate) fn file(path: &Path) -> Result<String, Failure> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).map_err(Failure::io(format!("read {name}")))?;
+    whole(&name, file)
+}
+
+fn whole(what: &str, source: impl Read) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     source.take(TEXT_MAX + 1).read_to_end(&mut bytes).map_err(Failure::io(format!("read {what}")))?;
     if bytes.len() as u64 > TEXT_MAX {
@@ -121,6 +142,14 @@ mod tests {
     fn fields_are_trimmed_and_named_once() {
         assert_eq!(fields(" id, status,,id ").unwrap(), ["id", "status"]);
         assert!(fields(" , ").is_err());
+    }
+
+    #[test]
+    fn a_span_has_a_unit_or_is_seconds() {
+        assert_eq!(["120", "90s", "10m", "1h"].map(|text| span(text).unwrap()), [120, 90, 600, 3600]);
+        for text in ["", "m", "0", "-5m", "1.5h", "10 m", "1d", "9223372036854775807h"] {
+            assert!(span(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub fn reference() -> String {
          | 7 | conflict |\n| 8 | a command in a sandbox failed to run or ran out of time |\n\
          | 124 | a time that you set is over |\n| 130 | interrupted |\n\n\
          `sandbox exec`, `sandbox process stream`, `attach` and `code-run`, and `sandbox pty connect` exit with the \
-         status of what ran.\n",
+         status of what ran, `ssh` with that of OpenSSH's client.\n",
     );
     describe(&mut out, &root, "");
     out

@@ -150,7 +150,7 @@ fn a_wrong_command_line_exits_with_2_and_says_what_was_meant() {
     ---- stderr
     error: unrecognized subcommand 'lst'
 
-      tip: a similar subcommand exists: 'list'
+      tip: some similar subcommands exist: 'host', 'list'
 
     Usage: nullspace sandbox <COMMAND>
 

@@ -123,6 +123,13 @@ pub(crate) async fn awake(shared: &Shared, tenant_id: TenantId, id: SandboxId) -
     usable(shared, tenant_id, id)?.awake().await
 }
 
+/// Waits until a machine that ran through the server's absence has been told what it may reach, or that was
+/// tried: nobody from outside meets it before.
+pub(crate) async fn taken_over(entry: &Entry) -> Result<()> {
+    let mut view = entry.view.clone();
+    view.wait_for(|view| view.taken_over).await.map(drop).map_err(|_| stopping())
+}
+
 /// The node's answer about a sandbox that was running when it was asked. That it does not hold the machine
 /// then means that the machine is gone and the news is on its way.
 pub(crate) fn answered<T>(id: SandboxId, answer: Result<T>) -> Result<T> {

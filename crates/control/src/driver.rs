@@ -9,7 +9,9 @@
 
 mod begin;
 mod change;
+mod network;
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +29,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::{answered, refusal};
 use crate::fork::Fork;
-use crate::making::{capture, end, end_machine, make_machine};
+use crate::life::Life;
+use crate::making::{capture, end, end_machine, make};
 use crate::metrics::{SANDBOX_CREATE, SANDBOX_HIBERNATE, SANDBOX_RESUME, timed};
 use crate::record::{Record, Unborn, View};
 use crate::registry::{Entry, MAILBOX, Message};
@@ -35,6 +38,7 @@ use crate::shared::Shared;
 use crate::write::Journal;
 
 use change::Details;
+use network::{NetworkChange, Renewal};
 
 /// The longest sleep before the wall clock is looked at again: it may have been set.
 const CLOCK_LOOK: Duration = Duration::from_secs(3600);
@@ -82,6 +86,10 @@ pub(crate) struct Driver {
     waking: Waiting<Arc<Record>>,
     /// How long the next attempt waits if it cannot be hibernated at its timeout.
     pause_retry: Duration,
+    /// Changes of its network settings that wait for the end of a call to the node.
+    networks: VecDeque<NetworkChange>,
+    /// That the node is to be told the policy again, if it is.
+    renewal: Option<Renewal>,
 }
 
 /// Waits for a call to end; without a call, for ever.
@@ -124,9 +132,15 @@ impl Driver {
     /// Registers a sandbox and starts its driver. Dropping what is returned does not end it.
     pub(crate) fn start(shared: &Arc<Shared>, record: Record, begin: Begin) -> watch::Receiver<View> {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
-        let (view, seen) = watch::channel(View { record: Arc::new(record.clone()), unborn: None });
+        let (view, seen) = watch::channel(View {
+            record: Arc::new(record.clone()),
+            unborn: None,
+            life: Life::of(&record),
+            taken_over: !matches!(begin, Begin::Restart(_)),
+        });
         let (id, tenant_id) = (record.row.id, record.row.tenant_id);
-        shared.registry.insert(id, Entry { tenant_id, mailbox: sender, view: seen.clone() });
+        let label = shared.access.tokens.label(id).into();
+        shared.registry.insert(id, Entry { tenant_id, label, mailbox: sender, view: seen.clone() });
         let driver = Self {
             shared: shared.clone(),
             id,
@@ -144,6 +158,8 @@ impl Driver {
             pausing: Vec::new(),
             waking: Vec::new(),
             pause_retry: PAUSE_RETRY.0,
+            networks: VecDeque::new(),
+            renewal: None,
         };
         shared.tasks.spawn(driver.run(begin));
         seen
@@ -177,7 +193,8 @@ impl Driver {
     async fn drive(&mut self) -> bool {
         let stop = self.shared.stop.clone();
         while self.record.state != State::Destroyed || !self.journal.is_empty() {
-            let expiry = self.expiry();
+            self.change_networks().await;
+            let (expiry, renewal) = (self.expiry(), self.renewal_due());
             tokio::select! {
                 () = stop.cancelled() => return false,
                 message = self.mailbox.recv() => match message {
@@ -195,6 +212,7 @@ impl Driver {
                     self.news(Event::MachineGone { incarnation }, Details::default()).await;
                 }
                 () = at(expiry) => self.expire().await,
+                () = at(renewal) => self.renew().await,
                 () = at(self.journal.due()) => self.journal.flush(&self.shared).await,
             }
         }
@@ -232,6 +250,11 @@ impl Driver {
                 wait(&mut self.waking, done);
                 self.wake().await;
             }
+            Message::SetNetwork { change, done } => {
+                self.networks.retain(|waiting| !waiting.done.is_closed());
+                self.networks.push_back(NetworkChange { change, done });
+            }
+            Message::RenewNetwork => self.renew_later(),
             Message::Lost { machine, reason } => {
                 let event =
                     Event::MachineLost { incarnation: machine.incarnation, generation: machine.generation };
@@ -394,9 +417,8 @@ impl Driver {
                 // These belong to the write.
                 Action::Record { .. } | Action::FreeKey | Action::Drop(_) => {}
                 Action::MakeMachine(_) => {
-                    let limit = Duration::from_secs(u64::from(self.shared.limits.create_secs_max));
-                    let (spec, cancel) = (self.record.machine_spec(), self.cancel.clone());
-                    let call = make_machine(node.clone(), spec, limit, cancel.clone());
+                    let cancel = self.cancel.clone();
+                    let call = make(self.shared.clone(), self.record.clone(), cancel.clone());
                     let resumes = matches!(self.record.state, State::Resuming { .. });
                     let name = if resumes { SANDBOX_RESUME } else { SANDBOX_CREATE };
                     self.making = Some(AbortOnDropHandle::new(match &self.fork {
@@ -421,6 +443,7 @@ impl Driver {
 
     fn publish(&self) {
         self.view.send_modify(|view| {
+            view.life.follow(&self.record);
             view.record = Arc::new(self.record.clone());
             if let (None, Some(failure)) = (&view.unborn, &self.failure) {
                 view.unborn = Some(Unborn::Failed(failure.clone()));

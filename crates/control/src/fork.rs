@@ -250,7 +250,7 @@ impl Control {
                     shared.forks.forget(key, |other| other.id == checkpoint);
                 }
             });
-            items.push(shown?);
+            items.push(self.with_traffic_token(shown?));
         }
         match count {
             Some(_) => Ok(SandboxForked::Many { items }),

@@ -1,7 +1,7 @@
 //! What each verb of the API means. [`Control`] holds the store, the node and one driver task per living
 //! sandbox; `<resource>.rs` has the verbs, `driver` the life of a sandbox, `write` what it stores, `fork` the
 //! making of several at once, `reconcile` the repair of what crashes leave, `feed` the log as it grows,
-//! `webhook` what is sent out of it.
+//! `webhook` what is sent out of it. The gateway and the SSH relay ask it through the traits of `edge-api`.
 //!
 //! Who owns what: a sandbox's driver owns its record and all writes of it; the rules are in `domain`; the
 //! node owns its machines. Deliberately absent: HTTP, SQL, keys and their checking (whoever calls says for
@@ -14,11 +14,15 @@ mod event;
 mod feed;
 mod file;
 mod fork;
+mod ingress;
 mod keys;
+mod life;
 mod log;
 mod making;
 mod metrics;
 mod monitor;
+mod network;
+mod preview;
 mod process;
 mod reconcile;
 mod record;
@@ -26,11 +30,13 @@ mod registry;
 mod sandbox;
 mod shared;
 mod snapshot;
+mod ssh;
 mod template;
 mod terminal;
 mod tree;
 mod underway;
 mod upload;
+mod vault;
 mod webhook;
 mod write;
 
@@ -46,6 +52,7 @@ use tokio_util::task::TaskTracker;
 
 pub use clock::{Clock, SystemClock};
 pub use file::FileGrant;
+pub use ingress::{Access, Doors, KeyCheck, PreviewAddresses};
 pub use process::{Execution, Logs};
 
 use feed::Feed;
@@ -68,6 +75,7 @@ impl Control {
         clock: Arc<dyn Clock>,
         limits: Limits,
         webhooks: WebhookConfig,
+        access: Access,
     ) -> Result<Self> {
         metrics::begin();
         let head = store.event_cursor_latest().await.map_err(Error::from)?;
@@ -76,7 +84,10 @@ impl Control {
             node,
             clock,
             limits,
+            access,
             registry: Default::default(),
+            grants: Default::default(),
+            ports: Default::default(),
             keys: Default::default(),
             snapshots: Default::default(),
             forks: Default::default(),
@@ -88,8 +99,10 @@ impl Control {
             stop: CancellationToken::new(),
         });
         reconcile::at_start(&shared).await?;
+        preview::restore(&shared).await?;
         shared.tasks.spawn(reconcile::reports(shared.clone(), reports));
         shared.tasks.spawn(reconcile::sweep_keys(shared.clone()));
+        shared.tasks.spawn(preview::keep(shared.clone()));
         shared.tasks.spawn(feed::follow(shared.clone()));
         shared.tasks.spawn(webhook::fan_out(shared.clone()));
         shared.tasks.spawn(webhook::deliver(shared.clone()));

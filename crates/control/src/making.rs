@@ -12,6 +12,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::network::policy;
+use crate::record::Record;
+use crate::shared::Shared;
+
 /// How long a create may go on after the node has said that nothing of its machine is left.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 /// How long a capture may go on after its sandbox was destroyed.
@@ -21,9 +25,17 @@ const DESTROY_LIMIT: Duration = Duration::from_secs(60);
 /// Between two such calls: from the first to the second of these, doubling.
 const DESTROY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
+/// Makes the machine that a sandbox shall have, with what it may reach as of now.
+pub(crate) async fn make(shared: Arc<Shared>, record: Record, cancel: CancellationToken) -> Result<Machine> {
+    let (tenant, desired) = (record.row.tenant_id, &record.row.desired);
+    let egress = policy(&shared, tenant, desired.internet_access, &desired.network).await?;
+    let limit = Duration::from_secs(u64::from(shared.limits.create_secs_max));
+    make_machine(shared.node.clone(), record.machine_spec(egress), limit, cancel).await
+}
+
 /// Asks the node for a machine until `limit`, or until `cancel`. When this fails, nothing of the machine
 /// is left.
-pub(crate) async fn make_machine(
+async fn make_machine(
     node: Arc<dyn Node>,
     spec: MachineSpec,
     limit: Duration,

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{Begin, Driver};
 use crate::making::end_machine;
+use crate::network;
 use crate::record::Record;
 use crate::registry::Message;
 use crate::shared::Shared;
@@ -186,6 +187,7 @@ pub(crate) async fn reports(shared: Arc<Shared>, mut reports: mpsc::Receiver<Rep
         };
         match report {
             None => return,
+            Some(Report::Denied(denials)) => network::denied(&shared, denials).await,
             Some(Report::MachineLost { machine, reason }) => {
                 tracing::warn!(sandbox = %machine.sandbox_id, generation = machine.generation, reason, "a machine was lost");
                 if let Some(entry) = shared.registry.get(machine.sandbox_id) {

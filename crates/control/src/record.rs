@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use nullspace_domain::lifecycle::{Birth, Call, Cause, PauseCause, State};
+use nullspace_domain::network;
 use nullspace_domain::sandbox::SandboxSpec;
 use nullspace_domain::snapshot::FromSnapshotSpec;
 use nullspace_domain::status::{Desired as Wanted, Observed as Seen, shown};
 use nullspace_node_api::{Checkpoint, MachineSpec, Origin, Shape};
 use nullspace_store::sandbox::{Desired, DesiredState, NewSandbox, Observed, ObservedState, SandboxRow};
 use nullspace_store::snapshot::{NewSnapshot, SnapshotKind};
-use nullspace_types::Error;
 use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId, TenantId};
+use nullspace_types::network::EgressPolicy;
 use nullspace_types::sandbox::{Sandbox, SandboxConfig, SandboxStatus, TimeoutAction};
+use nullspace_types::{Error, Result};
 
 use crate::clock::as_stored;
+use crate::life::Life;
 
 /// A sandbox.
 #[derive(Debug, Clone)]
@@ -59,6 +62,7 @@ impl Record {
             metadata: spec.metadata,
             cwd: spec.cwd,
             internet_access: spec.internet_access,
+            network: spec.network,
             timeout_ms: spec.timeout_ms,
             timeout_action: spec.timeout_action,
             timeout_at: None,
@@ -72,7 +76,13 @@ impl Record {
     }
 
     /// A sandbox that begins from a snapshot, asked for just now.
-    pub(crate) fn from_snapshot(snapshot: NewSnapshot, spec: FromSnapshotSpec, now: Timestamp) -> Self {
+    pub(crate) fn from_snapshot(
+        snapshot: NewSnapshot,
+        spec: FromSnapshotSpec,
+        now: Timestamp,
+    ) -> Result<Self> {
+        let (internet_access, network) =
+            network::change(snapshot.internet_access, &snapshot.network, &spec.network)?;
         let desired = Desired {
             state: DesiredState::Running,
             generation: 1,
@@ -84,7 +94,8 @@ impl Record {
             envs: snapshot.envs,
             metadata: spec.metadata.unwrap_or(snapshot.metadata),
             cwd: snapshot.cwd,
-            internet_access: snapshot.internet_access,
+            internet_access,
+            network,
             timeout_ms: spec.timeout_ms,
             timeout_action: spec.timeout_action,
             timeout_at: None,
@@ -94,7 +105,7 @@ impl Record {
             origin_id: Some(snapshot.id),
             destroy_reason: None,
         };
-        Self::asked_for(snapshot.tenant_id, desired, now)
+        Ok(Self::asked_for(snapshot.tenant_id, desired, now))
     }
 
     /// A child of this sandbox that begins from a checkpoint of it, asked for just now.
@@ -174,6 +185,7 @@ impl Record {
             metadata: desired.metadata,
             cwd: desired.cwd,
             internet_access: desired.internet_access,
+            network: desired.network,
             timeout_ms: desired.timeout_ms,
             timeout_action: desired.timeout_action,
             auto_resume: desired.auto_resume,
@@ -201,6 +213,7 @@ impl Record {
             envs: desired.envs,
             cwd: desired.cwd,
             internet_access: desired.internet_access,
+            network: desired.network,
             created_at: now,
         }
     }
@@ -215,8 +228,8 @@ impl Record {
         }
     }
 
-    /// The machine to ask the node for.
-    pub(crate) fn machine_spec(&self) -> MachineSpec {
+    /// The machine to ask the node for, with the policy that its settings come to.
+    pub(crate) fn machine_spec(&self, egress: EgressPolicy) -> MachineSpec {
         let desired = &self.row.desired;
         let checkpoint = match self.state {
             State::Resuming { snapshot, .. } => Some(snapshot),
@@ -237,7 +250,7 @@ impl Record {
             disk_mb: desired.disk_mb,
             envs: desired.envs.clone(),
             cwd: desired.cwd.clone(),
-            internet_access: desired.internet_access,
+            egress,
             origin: checkpoint.map_or(Origin::Template, Origin::Checkpoint),
         }
     }
@@ -304,6 +317,7 @@ pub(crate) fn sandbox(row: &SandboxRow) -> Sandbox {
         parent_id: desired.parent_id,
         auto_resume: desired.auto_resume,
         error_message: row.observed.error_message.clone(),
+        traffic_access_token: None,
     }
 }
 
@@ -313,6 +327,10 @@ pub(crate) struct View {
     pub(crate) record: Arc<Record>,
     /// Why there is no such sandbox after all.
     pub(crate) unborn: Option<Unborn>,
+    /// What ends connections into it.
+    pub(crate) life: Life,
+    /// False from the start of a server until the node was told again what the machine may reach.
+    pub(crate) taken_over: bool,
 }
 
 /// How a create can end without a sandbox.

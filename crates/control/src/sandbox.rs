@@ -25,6 +25,7 @@ use crate::Control;
 use crate::access::{answered, ask, in_progress, stopping, within};
 use crate::driver::{Begin, Driver};
 use crate::keys::Begun;
+use crate::network::new_policy;
 use crate::record::{Record, Unborn, View, sandbox, status};
 use crate::registry::{Entry, Message};
 use crate::snapshot::found;
@@ -32,8 +33,8 @@ use crate::snapshot::found;
 /// How long the repetition of a request waits for the first one's result.
 const REPLAY_WAIT: Duration = Duration::from_secs(25);
 /// How long a sandbox's driver may take to decide.
-const DECISION_WAIT: Duration = Duration::from_secs(25);
-const BUSY: &str = "the sandbox is busy with another change";
+pub(crate) const DECISION_WAIT: Duration = Duration::from_secs(25);
+pub(crate) const BUSY: &str = "the sandbox is busy with another change";
 /// How long a destroy waits for its end.
 const DESTROY_WAIT: Duration = Duration::from_secs(25);
 /// Most sandboxes in a list without any query.
@@ -114,7 +115,7 @@ impl Control {
         let record = self.asked_for(tenant_id, request).await?;
         let Some(key) = idempotency_key else {
             return match self.finished(Driver::start(shared, record, Begin::Create(None))).await? {
-                Created::New(sandbox) => Ok(*sandbox),
+                Created::New(sandbox) => Ok(self.with_traffic_token(*sandbox)),
                 Created::Before(id) => Err(Error::internal(format!("{id} was found without a key"))),
             };
         };
@@ -125,13 +126,20 @@ impl Control {
             seen = Some(Driver::start(shared, record, Begin::Create(Some(idempotency))));
             id
         })?;
-        match (begun, seen) {
+        let made = match (begun, seen) {
             (Begun::Now(_), Some(seen)) => match self.finished(seen).await? {
-                Created::New(sandbox) => Ok(*sandbox),
-                Created::Before(id) => self.replay(tenant_id, id).await,
+                Created::New(sandbox) => *sandbox,
+                Created::Before(id) => self.replay(tenant_id, id).await?,
             },
-            (Begun::Now(id) | Begun::Before(id), _) => self.replay(tenant_id, id).await,
-        }
+            (Begun::Now(id) | Begun::Before(id), _) => self.replay(tenant_id, id).await?,
+        };
+        Ok(self.with_traffic_token(made))
+    }
+
+    /// A sandbox as it is told to who made it, and to nobody later.
+    pub(crate) fn with_traffic_token(&self, sandbox: Sandbox) -> Sandbox {
+        let token = self.shared.access.tokens.traffic_token(sandbox.id);
+        Sandbox { traffic_access_token: Some(token), ..sandbox }
     }
 
     /// A valid request as a sandbox that is not begun yet.
@@ -141,11 +149,12 @@ impl Control {
             let spec = validate_create(snapshot, &request, &shared.limits)?;
             let snapshot = shared.store.snapshot_get(tenant_id, spec.snapshot_id).await;
             let row = found(spec.snapshot_id, snapshot)?;
-            return Ok(Record::from_snapshot(row.snapshot, spec, shared.clock.now()));
+            return Record::from_snapshot(row.snapshot, spec, shared.clock.now());
         }
         let spec = validate(request, &shared.limits)?;
         let template = self.template(&spec.template).await?;
         let disk_mb = template.disk_mb.max(spec.disk_mb.unwrap_or(0));
+        new_policy(shared, tenant_id, spec.internet_access, &spec.network).await?;
         Ok(Record::new(tenant_id, spec, disk_mb, shared.clock.now()))
     }
 

@@ -14,8 +14,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::feed::Feed;
+use crate::ingress::Access;
 use crate::keys::RecentKeys;
 use crate::making::delete_checkpoint;
+use crate::preview::{Grants, LocalPorts};
 use crate::registry::Registry;
 use crate::underway::Underway;
 use crate::webhook::Webhooks;
@@ -25,7 +27,10 @@ pub(crate) struct Shared {
     pub(crate) node: Arc<dyn Node>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
+    pub(crate) access: Access,
     pub(crate) registry: Registry,
+    pub(crate) grants: Grants,
+    pub(crate) ports: LocalPorts,
     /// The keys of creates.
     pub(crate) keys: RecentKeys<SandboxId>,
     /// The keys of snapshots, and with each its making.

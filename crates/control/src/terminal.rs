@@ -35,7 +35,13 @@ impl Control {
             cwd: spec.cwd,
             envs: spec.envs,
             user: spec.user,
+            command: None,
         };
+        self.terminal_begin(id, spec).await
+    }
+
+    /// Starts a session that is known to be valid, in a sandbox that runs, and watches it.
+    pub(crate) async fn terminal_begin(&self, id: SandboxId, spec: TerminalSpec) -> Result<TerminalEvents> {
         let session = spec.session_id;
         answered(id, self.shared.node.terminal_start(id, spec).await)?;
         let watched = self.watch(id, session).await;

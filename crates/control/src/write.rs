@@ -9,9 +9,11 @@ use nullspace_store::sandbox::{Change as Written, Destruction, Observation, Wind
 use nullspace_store::snapshot::NewSnapshot;
 use nullspace_types::event::LifecycleEvent;
 use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId, TenantId};
+use nullspace_types::network::NetworkSettings;
 use nullspace_types::{Error, Result};
 use tokio::time::Instant;
 
+use crate::preview;
 use crate::shared::Shared;
 
 /// Between two attempts to write what could not be written: from the first to the second, doubling.
@@ -26,6 +28,10 @@ pub(crate) enum Change {
     },
     Lost(Observation),
     Window(Window),
+    Network {
+        internet_access: bool,
+        network: NetworkSettings,
+    },
     PauseBegun(SnapshotId),
     /// `former` is the checkpoint of the hibernation before, which nothing needs once this is written.
     Paused {
@@ -40,6 +46,10 @@ pub(crate) enum Change {
     DestroyRequested {
         reason: &'static str,
         free_key: bool,
+    },
+    /// What led into it is taken back, before it is gone.
+    AccessEnded {
+        at: jiff::Timestamp,
     },
     Destroyed(Destruction),
 }
@@ -113,6 +123,9 @@ impl Journal {
             }
             Change::Lost(observation) => store.sandbox_observed(id, observation, events).await,
             Change::Window(window) => store.sandbox_timeout_set(self.tenant_id, id, window, events).await,
+            Change::Network { internet_access, network } => {
+                store.sandbox_network_set(id, *internet_access, network).await
+            }
             Change::PauseBegun(snapshot) => store.sandbox_pause_begin(id, *snapshot, events).await,
             Change::Paused { snapshot, .. } => store.sandbox_paused(id, snapshot, events).await,
             Change::PauseUndone { timeout_at } => store.sandbox_pause_undo(id, *timeout_at, events).await,
@@ -120,6 +133,10 @@ impl Journal {
             Change::ResumeUndone => store.sandbox_resume_undo(id, events).await,
             Change::DestroyRequested { reason, free_key } => {
                 store.sandbox_destroy_request(id, reason, *free_key, events).await
+            }
+            Change::AccessEnded { at } => {
+                preview::release(shared, id).await?;
+                return store.grants_disable(id, *at).await.map_err(Error::from);
             }
             Change::Destroyed(destruction) => store.sandbox_destroyed(id, destruction, events).await,
         };

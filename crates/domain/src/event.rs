@@ -120,6 +120,11 @@ fn audience(text: Option<&str>) -> Result<()> {
 
 /// Judges which part of a list is asked for.
 pub fn page(offset: Option<&str>, limit: Option<&str>) -> Result<Page> {
+    page_up_to(PAGE_MAX, offset, limit)
+}
+
+/// The same for a list whose pages have another bound.
+pub(crate) fn page_up_to(high: u32, offset: Option<&str>, limit: Option<&str>) -> Result<Page> {
     let number =
         |field: &str, text: Option<&str>, low: u32, high: u32, default: u32| match text {
             None => Ok(default),
@@ -129,7 +134,7 @@ pub fn page(offset: Option<&str>, limit: Option<&str>) -> Result<Page> {
         };
     Ok(Page {
         offset: number("offset", offset, 0, OFFSET_MAX, 0)?,
-        limit: number("limit", limit, 1, PAGE_MAX, PAGE_DEFAULT)?,
+        limit: number("limit", limit, 1, high, PAGE_DEFAULT)?,
     })
 }
 

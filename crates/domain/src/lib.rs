@@ -9,14 +9,18 @@ pub mod event;
 pub mod file;
 pub mod lifecycle;
 pub mod limits;
+pub mod network;
 pub mod path;
+pub mod preview;
 pub mod process;
 pub mod sandbox;
 pub mod sandbox_list;
 pub mod snapshot;
+pub mod ssh;
 pub mod status;
 pub mod terminal;
 pub mod upload;
+pub mod vault;
 pub mod webhook;
 
 pub use limits::Limits;

@@ -43,6 +43,10 @@ pub struct Limits {
     pub upload_staging_bytes_max: u64,
     /// How long an upload that is not completed is kept, in seconds.
     pub upload_secs_max: u32,
+    /// How long a preview URL is good whose creator says nothing, in seconds; counts as 60 to 86400.
+    pub preview_secs_default: u32,
+    /// How long a request to a preview waits for its sandbox to wake, in seconds.
+    pub wake_secs_max: u32,
 }
 
 impl Default for Limits {
@@ -66,6 +70,8 @@ impl Default for Limits {
             upload_concurrency_max: 4,
             upload_staging_bytes_max: 64 << 30,
             upload_secs_max: 86_400,
+            preview_secs_default: 900,
+            wake_secs_max: 30,
         }
     }
 }

@@ -3,13 +3,14 @@
 
 use std::fmt::Display;
 
+use nullspace_types::network::NetworkSettings;
 use nullspace_types::sandbox::{Envs, OnTimeout, SandboxCreate, SandboxTimeoutSet, TimeoutAction};
 use nullspace_types::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::limits::{Limits, MEMORY_MB_DEFAULT, TEMPLATE_DEFAULT, VCPUS_DEFAULT};
-use crate::{envs, path};
+use crate::{envs, network, path};
 
 /// Metadata keys that only the server writes: clients read attachments from them.
 pub const METADATA_KEYS_RESERVED: [&str; 2] = ["volume_attachments", "shared_volume_mount"];
@@ -41,6 +42,8 @@ pub struct SandboxSpec {
     pub cwd: Option<String>,
     /// Whether it reaches the internet.
     pub internet_access: bool,
+    /// Its network settings. Whether the secrets that they name exist is not judged here.
+    pub network: NetworkSettings,
 }
 
 /// A value between two bounds, or a refusal that names the field, the bounds and the value.
@@ -76,7 +79,6 @@ pub(crate) fn refuse_missing_features(request: &SandboxCreate) -> Result<()> {
         (request.volumes.as_ref().is_some_and(|volumes| !volumes.is_empty()), "mounting volumes (volumes)"),
         (request.desktop.is_some(), "a desktop (desktop)"),
         (request.warm_pool.is_some(), "taking from a warm pool (warm_pool)"),
-        (request.network.as_ref().is_some_and(|network| !network.is_empty()), "network settings (network)"),
     ];
     match missing.into_iter().find(|(asked, _)| *asked) {
         Some((_, feature)) => Err(Error::not_implemented(feature)),
@@ -168,6 +170,7 @@ pub fn validate(request: SandboxCreate, limits: &Limits) -> Result<SandboxSpec> 
         metadata: metadata(request.metadata.unwrap_or_default(), limits)?,
         cwd: request.cwd.map(|cwd| path::working_directory("cwd", &cwd)).transpose()?,
         internet_access: request.internet_access.unwrap_or(true),
+        network: network::settings(request.network.as_ref())?,
     })
 }
 

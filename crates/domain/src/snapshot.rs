@@ -9,6 +9,7 @@ use nullspace_types::{Code, Error, Result};
 use serde_json::{Map, Value};
 
 use crate::limits::Limits;
+use crate::network;
 use crate::sandbox::{metadata, refuse_missing_features, timeout, window_or_default};
 
 /// Most children of one fork.
@@ -38,6 +39,8 @@ pub struct FromSnapshotSpec {
     pub auto_resume: bool,
     /// The user's own data; the snapshot's when absent.
     pub metadata: Option<Map<String, Value>>,
+    /// What it changes of the snapshot's network settings.
+    pub network: Map<String, Value>,
 }
 
 /// Judges a request for a sandbox from a snapshot. The snapshot decides its size, template and environment:
@@ -66,6 +69,7 @@ pub fn validate_create(snapshot: &str, request: &SandboxCreate, limits: &Limits)
         timeout_action,
         auto_resume,
         metadata: request.metadata.clone().map(|given| metadata(given, limits)).transpose()?,
+        network: network::from_snapshot(request.network.as_ref())?,
     })
 }
 

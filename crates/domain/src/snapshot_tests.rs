@@ -20,6 +20,8 @@ fn what_the_snapshot_decides_cannot_be_asked_for() {
         ("envs", json!({})),
         ("cwd", json!("/tmp")),
         ("internet_access", json!(false)),
+        ("network", json!({"allow_out": ["192.0.2.0/24"]})),
+        ("network", json!({"inject": [{"host": "a.b", "header": "x", "secret": "s"}]})),
     ] {
         let error = judge(json!({"snapshot_id": id, field: value})).unwrap_err();
         assert!(error.code == Code::InvalidRequest && error.message.starts_with(field), "{error}");
@@ -28,7 +30,7 @@ fn what_the_snapshot_decides_cannot_be_asked_for() {
     assert!(error.message.starts_with("snapshot_id: not a valid snapshot ID"), "{error}");
     let spec = judge(json!({
         "snapshot_id": id, "timeout_ms": 5, "lifecycle": {"on_timeout": "pause"}, "auto_resume": true,
-        "internet_access": true, "network": null, "volumes": null,
+        "internet_access": true, "network": {"allow_public_traffic": false, "deny_out": []}, "volumes": null,
     }));
     assert_eq!(
         spec.unwrap(),
@@ -38,6 +40,7 @@ fn what_the_snapshot_decides_cannot_be_asked_for() {
             timeout_action: TimeoutAction::Hibernate,
             auto_resume: true,
             metadata: None,
+            network: json!({"allow_public_traffic": false}).as_object().cloned().unwrap(),
         }
     );
 }

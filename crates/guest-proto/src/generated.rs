@@ -60,6 +60,9 @@ pub struct AdoptRequest {
     /// the line of the .pub file
     #[prost(string, tag = "12")]
     pub ssh_host_key_public: ::prost::alloc::string::String,
+    /// as SetAuthority; in place before any process goes on
+    #[prost(string, tag = "14")]
+    pub authority_pem: ::prost::alloc::string::String,
     /// the same sandbox goes on: names, identifiers and keys stay, entropy and clock do not
     #[prost(bool, tag = "13")]
     pub resumed: bool,
@@ -88,6 +91,8 @@ pub struct AdoptReply {
     pub duration_us: u64,
     #[prost(bool, tag = "10")]
     pub ssh_host_key: bool,
+    #[prost(bool, tag = "12")]
+    pub authority: bool,
     /// in the order they ran; none at a first adoption
     #[prost(message, repeated, tag = "11")]
     pub hooks: ::prost::alloc::vec::Vec<HookOutcome>,
@@ -372,7 +377,104 @@ pub struct ListProcessesReply {
 pub struct KillProcessRequest {
     #[prost(uint32, tag = "1")]
     pub pid: u32,
+    #[prost(uint32, tag = "2")]
+    pub signal: u32,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RunPipedRequest {
+    /// as in RunRequest; empty with sftp
+    #[prost(string, tag = "1")]
+    pub command: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "3")]
+    pub shell: bool,
+    #[prost(string, tag = "4")]
+    pub cwd: ::prost::alloc::string::String,
+    #[prost(map = "string, string", tag = "5")]
+    pub envs: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, tag = "6")]
+    pub user: ::prost::alloc::string::String,
+    /// the agent's own SFTP server (version 3) in place of a command
+    #[prost(bool, tag = "7")]
+    pub sftp: bool,
+    /// standard input and output
+    #[prost(bytes = "bytes", tag = "8")]
+    pub stdio_ticket: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub stderr_ticket: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConnectRequest {
+    /// a name or an address; empty with path
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// of a Unix socket
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub ticket: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConnectReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListenRequest {
+    /// empty: all addresses
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// 0: any
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListenEvent {
+    #[prost(oneof = "listen_event::Event", tags = "1, 2")]
+    pub event: ::core::option::Option<listen_event::Event>,
+}
+/// Nested message and enum types in `ListenEvent`.
+pub mod listen_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Event {
+        #[prost(message, tag = "1")]
+        Listening(super::Listening),
+        #[prost(message, tag = "2")]
+        Arrived(super::Arrived),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Listening {
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Arrived {
+    #[prost(uint64, tag = "1")]
+    pub connection: u64,
+    /// of the other end
+    #[prost(string, tag = "2")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeConnectionRequest {
+    #[prost(uint64, tag = "1")]
+    pub connection: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub ticket: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetAuthorityRequest {
+    #[prost(string, tag = "1")]
+    pub certificate_pem: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetAuthorityReply {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KillProcessReply {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1885,6 +1987,127 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "WatchFiles"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// A command, or the agent's own SFTP server, whose standard streams are two lanes: nothing is recorded.
+        /// Started and then Exited, or Failed. Dropping the call hangs the process group up.
+        pub async fn run_piped(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RunPipedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RunEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/RunPiped",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "RunPiped"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Connects to something that a program in the machine would reach, and joins it to a lane. UNAVAILABLE
+        /// when nothing listens there, INVALID_ARGUMENT for a name that means nothing.
+        pub async fn connect(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConnectRequest>,
+        ) -> std::result::Result<tonic::Response<super::ConnectReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Connect",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Connect"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Listens on a port in the machine: Listening first, then each connection, which waits for a lane
+        /// (TakeConnection) for 20 seconds. The port is closed when the call is dropped.
+        pub async fn listen(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ListenEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/Listen",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "Listen"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn take_connection(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TakeConnectionRequest>,
+        ) -> std::result::Result<tonic::Response<super::ConnectReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/TakeConnection",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "TakeConnection"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes the machine trust an authority of certificates in place of the one before, or of none.
+        pub async fn set_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetAuthorityReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/nullspace.guest.v1.Agent/SetAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("nullspace.guest.v1.Agent", "SetAuthority"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Terminals. A session does not depend on its viewers; it ends with its program.
         pub async fn start_terminal(
             &mut self,
@@ -2372,6 +2595,48 @@ pub mod agent_server {
             &self,
             request: tonic::Request<super::WatchFilesRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchFilesStream>, tonic::Status>;
+        /// Server streaming response type for the RunPiped method.
+        type RunPipedStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RunEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// A command, or the agent's own SFTP server, whose standard streams are two lanes: nothing is recorded.
+        /// Started and then Exited, or Failed. Dropping the call hangs the process group up.
+        async fn run_piped(
+            &self,
+            request: tonic::Request<super::RunPipedRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RunPipedStream>, tonic::Status>;
+        /// Connects to something that a program in the machine would reach, and joins it to a lane. UNAVAILABLE
+        /// when nothing listens there, INVALID_ARGUMENT for a name that means nothing.
+        async fn connect(
+            &self,
+            request: tonic::Request<super::ConnectRequest>,
+        ) -> std::result::Result<tonic::Response<super::ConnectReply>, tonic::Status>;
+        /// Server streaming response type for the Listen method.
+        type ListenStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ListenEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Listens on a port in the machine: Listening first, then each connection, which waits for a lane
+        /// (TakeConnection) for 20 seconds. The port is closed when the call is dropped.
+        async fn listen(
+            &self,
+            request: tonic::Request<super::ListenRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ListenStream>, tonic::Status>;
+        async fn take_connection(
+            &self,
+            request: tonic::Request<super::TakeConnectionRequest>,
+        ) -> std::result::Result<tonic::Response<super::ConnectReply>, tonic::Status>;
+        /// Makes the machine trust an authority of certificates in place of the one before, or of none.
+        async fn set_authority(
+            &self,
+            request: tonic::Request<super::SetAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetAuthorityReply>,
+            tonic::Status,
+        >;
         /// Terminals. A session does not depend on its viewers; it ends with its program.
         async fn start_terminal(
             &self,
@@ -3723,6 +3988,231 @@ pub mod agent_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/RunPiped" => {
+                    #[allow(non_camel_case_types)]
+                    struct RunPipedSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::RunPipedRequest>
+                    for RunPipedSvc<T> {
+                        type Response = super::RunEvent;
+                        type ResponseStream = T::RunPipedStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RunPipedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::run_piped(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RunPipedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/Connect" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConnectSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::ConnectRequest>
+                    for ConnectSvc<T> {
+                        type Response = super::ConnectReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConnectRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::connect(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConnectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/Listen" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListenSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::ListenRequest>
+                    for ListenSvc<T> {
+                        type Response = super::ListenEvent;
+                        type ResponseStream = T::ListenStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::listen(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/TakeConnection" => {
+                    #[allow(non_camel_case_types)]
+                    struct TakeConnectionSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::TakeConnectionRequest>
+                    for TakeConnectionSvc<T> {
+                        type Response = super::ConnectReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TakeConnectionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::take_connection(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TakeConnectionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/nullspace.guest.v1.Agent/SetAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetAuthoritySvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::SetAuthorityRequest>
+                    for SetAuthoritySvc<T> {
+                        type Response = super::SetAuthorityReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::set_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

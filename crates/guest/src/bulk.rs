@@ -4,9 +4,10 @@
 //! megabytes comes three times as fast over a plain connection straight into, or out of, a direct read or
 //! write of the disk. The call itself stays gRPC: it names the file, carries a *ticket*, and says when
 //! all bytes have been sent. A connection begins with the ticket; one with a ticket that no call waits for
-//! is closed.
+//! is closed. Others than files use lanes too: programs whose streams are outside (`process::piped`) and
+//! connections into the machine and out of it (`door`).
 //!
-//! This module owns the tickets. The data is moved by threads that block (`spawn_blocking`), each with
+//! This module owns the tickets. A file's data is moved by threads that block (`spawn_blocking`), each with
 //! one buffer. Deliberately absent: any knowledge of files, beyond that they can be read and written at an
 //! offset.
 
@@ -17,16 +18,19 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::ops::{Deref, DerefMut};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{MsgFlags, recv};
 use nullspace_guest_proto::{BULK_LANES, TICKET_BYTES};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::Status;
 
 use crate::console::say;
@@ -42,7 +46,22 @@ type Ticket = [u8; TICKET_BYTES];
 
 /// Calls and connections that wait for each other: whichever comes first.
 #[derive(Default)]
-pub struct Tickets(Mutex<HashMap<Ticket, Waiting>>);
+pub struct Tickets {
+    waiting: Mutex<HashMap<Ticket, Waiting>>,
+    /// Told when all is forgotten.
+    forgotten: watch::Sender<()>,
+}
+
+/// Learns that the machine is another one: what was a lane then has no other end any more.
+pub struct Over(watch::Receiver<()>);
+
+impl Over {
+    /// Resolves when it has come.
+    pub async fn come(&mut self) {
+        // The sender lives as long as the agent; without it, it is over too.
+        let _ = self.0.changed().await;
+    }
+}
 
 enum Waiting {
     Call(oneshot::Sender<tokio::net::TcpStream>),
@@ -51,15 +70,20 @@ enum Waiting {
 }
 
 impl Tickets {
-    /// Waits for the connection that shows this ticket.
+    /// Waits for the connection that shows this ticket, for a thread.
     pub async fn wait(&self, ticket: &[u8]) -> Result<Lane, Status> {
+        Lane::of(self.connection(ticket).await?)
+    }
+
+    /// Waits for the connection that shows this ticket.
+    pub async fn connection(&self, ticket: &[u8]) -> Result<tokio::net::TcpStream, Status> {
         let ticket: Ticket = ticket.try_into().map_err(|_| {
             Status::invalid_argument(format!("a ticket has {TICKET_BYTES} bytes, not {}", ticket.len()))
         })?;
         let come = {
             let mut waiting = self.waiting()?;
             match waiting.remove(&ticket) {
-                Some(Waiting::Connection(stream, _)) => return Lane::of(stream),
+                Some(Waiting::Connection(stream, _)) => return Ok(stream),
                 Some(Waiting::Call(_)) => {
                     return Err(Status::invalid_argument("this ticket was used before"));
                 }
@@ -71,14 +95,21 @@ impl Tickets {
             }
         };
         match tokio::time::timeout(PATIENCE, come).await {
-            Ok(Ok(stream)) => Lane::of(stream),
+            Ok(Ok(stream)) => Ok(stream),
             Ok(Err(_)) | Err(_) => Err(Status::deadline_exceeded("the bulk connection did not come")),
         }
     }
 
-    /// Forgets all that wait: the calls and the connections of a machine that this one is no more.
+    /// Forgets all that wait, and ends what is under way on lanes: the calls and the connections of a machine
+    /// that this one is no more.
     pub fn forget(&self) {
-        self.0.lock().expect("no holder panics").clear();
+        self.waiting.lock().expect("no holder panics").clear();
+        self.forgotten.send_replace(());
+    }
+
+    /// For what goes on beside its call.
+    pub fn over(&self) -> Over {
+        Over(self.forgotten.subscribe())
     }
 
     /// Brings a connection to its call, or has it wait for it.
@@ -95,17 +126,30 @@ impl Tickets {
 
     /// Those that still wait, if there is room for another.
     fn waiting(&self) -> Result<MutexGuard<'_, HashMap<Ticket, Waiting>>, Status> {
-        let mut waiting = self.0.lock().expect("no holder panics");
+        let mut waiting = self.waiting.lock().expect("no holder panics");
         let now = Instant::now();
         waiting.retain(|_, one| match one {
             Waiting::Call(call) => !call.is_closed(),
             Waiting::Connection(_, until) => *until > now,
         });
         if waiting.len() >= BULK_LANES {
+            // Those whose call was refused have been given up by the node.
+            waiting.retain(|_, one| match one {
+                Waiting::Call(_) => true,
+                Waiting::Connection(stream, _) => !is_closed(stream),
+            });
+        }
+        if waiting.len() >= BULK_LANES {
             return Err(Status::resource_exhausted(format!("{BULK_LANES} transfers wait already")));
         }
         Ok(waiting)
     }
+}
+
+/// Whether the other side has closed a connection without having sent anything.
+fn is_closed(stream: &tokio::net::TcpStream) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    !matches!(recv(stream.as_raw_fd(), &mut [0], flags), Ok(1) | Err(Errno::EAGAIN))
 }
 
 /// Accepts connections and gives each to the call that waits for it. Ends only with the agent.
@@ -145,12 +189,13 @@ pub async fn serve(
 pub struct Lane(TcpStream);
 
 impl Lane {
-    fn of(stream: tokio::net::TcpStream) -> Result<Self, Status> {
+    /// A connection that a thread, or a program, can wait for.
+    pub fn of(stream: tokio::net::TcpStream) -> Result<Self, Status> {
         let blocking = stream.into_std().and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
         blocking.map(Self).map_err(unusable)
     }
 
-    /// The same connection for a thread.
+    /// The same connection for a thread, or a program.
     pub fn handle(&self) -> Result<TcpStream, Status> {
         self.0.try_clone().map_err(unusable)
     }

@@ -7,7 +7,7 @@
 //! Deliberately absent: any effect on the adoption, which is done.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -16,11 +16,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::geteuid;
 use nullspace_guest_proto as pb;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tonic::Status;
 
@@ -29,7 +26,7 @@ use crate::freezer::Freezer;
 use crate::mounts::{Mounts, elsewhere};
 use crate::process::children::{Child, Children};
 use crate::process::launch::{Files, Launch, LaunchError};
-use crate::watch::watch;
+use crate::process::pipe::{self, Pipe};
 
 /// Where they are in a machine.
 pub const DIRECTORY: &str = "/etc/nullspace/after-restore.d";
@@ -254,18 +251,12 @@ fn outcome(name: &str, exit_code: i32, output: &str) -> pb::HookOutcome {
 
 /// The system calls of a start. May block.
 fn start(launch: &Launch, children: &Children) -> Result<Running, LaunchError> {
-    let no_pipe = |error: Errno| LaunchError::Resources(format!("no pipe: {}", error.desc()));
-    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
-    // Made ready before the start: after it nothing may fail.
-    let output = watch(ours, Interest::READABLE)
-        .map_err(|error| LaunchError::Resources(format!("a pipe cannot be watched: {error}")))?;
-    let null = File::open("/dev/null")
-        .map_err(|error| LaunchError::Resources(format!("/dev/null cannot be opened: {error}")))?;
-    let files = Files::Three { stdin: null.as_fd(), stdout: theirs.as_fd(), stderr: theirs.as_fd() };
+    let (output, null) = (Pipe::from_program()?, pipe::nothing()?);
+    let files =
+        Files::Three { stdin: null.as_fd(), stdout: output.theirs.as_fd(), stderr: output.theirs.as_fd() };
     let beginning = children.begin();
     let child = beginning.child(launch.execute(&files, false)?);
-    Ok(Running { child, output })
+    Ok(Running { child, output: output.ours })
 }
 
 fn explain(error: LaunchError) -> String {

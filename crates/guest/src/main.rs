@@ -4,17 +4,19 @@
 //! `nullspace-guest-proto` to the node at the other end of the link (`serve`, `service`), reaps every
 //! process (`process::reaper`) and ends the machine (`power`). Started with `--hosted ADDRESS TOKEN
 //! [DIRECTORY [GROUPS]]` it only serves, for tests; its logs are in that directory, and its hooks below it,
-//! and what it starts is in control groups that it makes in the other.
+//! and what it starts is in control groups that it makes in the other. Started with `--sftp`, as it starts
+//! itself, it is an SFTP server on its standard streams and nothing else.
 //!
 //! One thread does all the work, with others for file work that may take long (`mounts`). Deliberately
 //! absent: any configuration, any log beyond the console, any call out of the machine, and any program
 //! of the guest's disk that the agent itself would need.
 
-mod account;
 mod adopt;
+mod authority;
 mod boot;
 mod bulk;
 mod console;
+mod door;
 mod file;
 mod freezer;
 mod hooks;
@@ -26,6 +28,7 @@ mod power;
 mod process;
 mod serve;
 mod service;
+mod splice;
 mod terminal;
 mod token;
 mod upload;
@@ -40,6 +43,7 @@ use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{TcpKeepCount, TcpKeepIdle, TcpKeepInterval};
+use nullspace_guest::{account, sftp};
 use nullspace_guest_proto as pb;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         ["--hosted", address, token, ref rest @ ..] if rest.len() <= 2 => {
             hosted(address, token, rest.first().copied(), rest.get(1).map(Path::new))
         }
+        [sftp::ARGUMENT] => sftp::serve_standard_streams(),
         _ if std::process::id() == 1 => {
             let failed = machine();
             // Without its first process the kernel would panic; so it would without a link to serve.

@@ -3,73 +3,12 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+pub use nullspace_types::network::Ipv4Range as Range;
+use rustls::RootCertStore;
 
 use crate::error::{Error, Result};
-
-/// A range of IPv4 addresses, written `10.201.0.0/16`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Range {
-    base: Ipv4Addr,
-    prefix: u8,
-}
-
-impl Range {
-    /// A range; bits of the base beyond the prefix must be zero.
-    pub fn new(base: Ipv4Addr, prefix: u8) -> Result<Self, String> {
-        if prefix > 32 {
-            return Err(format!("/{prefix} is not a prefix length of 0 to 32"));
-        }
-        let range = Self { base, prefix };
-        let lowest = Ipv4Addr::from_bits(base.to_bits() & range.mask());
-        if lowest != base {
-            return Err(format!("{base}/{prefix} has bits beyond its prefix: write {lowest}/{prefix}"));
-        }
-        Ok(range)
-    }
-
-    const fn mask(self) -> u32 {
-        if self.prefix == 0 { 0 } else { u32::MAX << (32 - self.prefix) }
-    }
-
-    /// How many /30 networks it holds.
-    const fn links(self) -> u32 {
-        if self.prefix > 30 { 0 } else { 1 << (30 - self.prefix) }
-    }
-}
-
-impl fmt::Display for Range {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix)
-    }
-}
-
-impl FromStr for Range {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (base, prefix) = text.split_once('/').unwrap_or((text, "32"));
-        let base = base.parse().map_err(|_| format!("{text:?} is not of the form 192.0.2.0/24"))?;
-        let prefix = prefix.parse().map_err(|_| format!("{text:?} is not of the form 192.0.2.0/24"))?;
-        Self::new(base, prefix)
-    }
-}
-
-impl TryFrom<String> for Range {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Range> for String {
-    fn from(range: Range) -> Self {
-        range.to_string()
-    }
-}
 
 /// The hardware address of an end of the tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,19 +54,8 @@ pub struct LinkConfig {
     pub gateway_mac: MacAddress,
 }
 
-/// What a machine may reach.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Egress {
-    /// Public addresses, the ranges that the operator allows, and DNS. Slots are made like this.
-    #[default]
-    Internet,
-    /// Nothing at all, not even DNS.
-    None,
-}
-
 /// Settings of a [`SlotPool`](crate::SlotPool).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Tells the servers of a host apart: 1 to 16 of `a-z0-9`, from the data directory.
     pub instance: String,
@@ -146,6 +74,8 @@ pub struct Config {
     pub allow: Vec<Range>,
     /// Resolvers that DNS queries are relayed to; those of `/etc/resolv.conf` when empty.
     pub resolvers: Vec<IpAddr>,
+    /// Whom to believe that a host is who it says, where TLS is ended and begun anew on the way.
+    pub roots: Arc<RootCertStore>,
 }
 
 impl Config {
@@ -154,24 +84,25 @@ impl Config {
         Self {
             instance: instance.into(),
             link,
-            addresses: Range { base: Ipv4Addr::new(10, 201, 0, 0), prefix: 16 },
+            addresses: Range::new(Ipv4Addr::new(10, 201, 0, 0), 16).expect("a /16 with nothing beyond it"),
             ready: 8,
             max: 512,
             uid_base: 600_000,
             allow: Vec::new(),
             resolvers: Vec::new(),
+            roots: Arc::new(RootCertStore::empty()),
         }
     }
 
     /// How many indexes there are on the host.
     pub(crate) fn indexes(&self) -> u32 {
         // Link names have 15 characters; `nsv` leaves room for far more than any host can hold.
-        self.addresses.links().min(1 << 20)
+        links(self.addresses).min(1 << 20)
     }
 
     /// The addresses of slot `index`'s pair: the host's end and the slot's.
     pub(crate) fn pair(&self, index: u32) -> (Ipv4Addr, Ipv4Addr) {
-        let base = self.addresses.base.to_bits() + index * 4;
+        let base = self.addresses.base().to_bits() + index * 4;
         (Ipv4Addr::from_bits(base + 1), Ipv4Addr::from_bits(base + 2))
     }
 
@@ -194,7 +125,7 @@ impl Config {
         if self.link.guest == self.link.gateway || network(self.link.guest) != network(self.link.gateway) {
             return wrong("link", "guest and gateway must be two addresses of one network".into());
         }
-        if network(self.link.guest) == network(self.addresses.base) {
+        if network(self.link.guest) == network(self.addresses.base()) {
             return wrong("addresses", format!("{} overlaps the machine's link", self.addresses));
         }
         // 65534 is nobody everywhere; below 65536 are the host's own users.
@@ -207,6 +138,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// How many /30 networks a range holds.
+const fn links(range: Range) -> u32 {
+    if range.prefix() > 30 { 0 } else { 1 << (30 - range.prefix()) }
 }
 
 /// The namespace of a slot.

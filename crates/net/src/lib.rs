@@ -1,7 +1,9 @@
 //! What one machine needs on the network, made ahead of time: a *slot*.
 //!
 //! A slot is a network namespace with a persistent name, a tap for the machine, a veth pair to the
-//! host, the firewall inside, and a DNS forwarder at the gateway's address. The addresses inside are
+//! host, the firewall inside, a DNS forwarder at the gateway's address, and a place where connections
+//! are looked into that the firewall cannot judge. A machine's policy is enforced here, outside of it
+//! ([`Slot::set_egress`]), and what it is denied is told ([`SlotPool::denials`]). The addresses inside are
 //! the same in every slot, so a restored machine never needs to be renumbered. [`SlotPool`] makes
 //! slots ahead, gives them out, and finds them again after a restart of the server.
 //!
@@ -14,22 +16,28 @@
 
 mod claim;
 mod config;
+mod denials;
 mod dns;
 mod error;
 mod firewall;
 mod forwarding;
 mod host;
+mod inspection;
+mod make;
 mod namespace;
+mod nflog;
 mod pool;
 mod probe;
 mod slot;
 mod tap;
 mod tool;
+mod way;
 
-pub use config::{Config, Egress, LinkConfig, MacAddress, Range};
+pub use config::{Config, LinkConfig, MacAddress, Range};
 pub use dns::{ask, resolv_conf};
 pub use error::{Error, Result};
 pub use forwarding::{ForeignDrop, foreign_drops};
+pub use nullspace_egress::{Authority, Enforced};
 pub use pool::{PoolStatus, SlotPool};
 pub use probe::try_host;
 pub use slot::{Slot, Traffic};

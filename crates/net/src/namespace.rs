@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use fs_err as fs;
@@ -14,8 +15,10 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 use nix::sys::statfs::FsType;
+use tokio::net::TcpSocket;
 
 use crate::error::{Doing, Error, Result};
+use crate::slot::blocking;
 
 /// Where names of network namespaces live on Linux.
 const DIRECTORY: &str = "/run/netns";
@@ -106,6 +109,13 @@ impl Namespace {
     /// The file that `ip … netns PATH` can be given while this is held.
     pub(crate) fn file(&self) -> &fs::File {
         &self.file
+    }
+
+    /// A TCP socket inside, for IPv4. It stays there.
+    pub(crate) async fn tcp_socket(self: &Arc<Self>) -> Result<TcpSocket> {
+        let namespace = self.clone();
+        blocking(move || namespace.enter(|| TcpSocket::new_v4().doing(|| "cannot make a socket".into())))
+            .await
     }
 
     /// Runs `work` on a thread of its own inside.

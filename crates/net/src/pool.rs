@@ -6,15 +6,18 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use nullspace_types::network::Denial;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Config;
-use crate::dns::Resolvers;
+use crate::denials::Denials;
+use crate::dns::{Lookups, Resolvers};
 use crate::error::{Error, Result};
-use crate::slot::{self, Made, Slot, blocking};
-use crate::{forwarding, host, probe};
+use crate::make::{self, Made};
+use crate::slot::{Shares, Slot, blocking};
+use crate::{forwarding, host, inspection, probe};
 
 /// Messages under way to the task; senders wait beyond it.
 const MESSAGES: usize = 64;
@@ -38,6 +41,7 @@ pub struct SlotPool {
     messages: mpsc::Sender<Message>,
     busy: watch::Sender<bool>,
     status: watch::Receiver<PoolStatus>,
+    denials: Arc<Denials>,
 }
 
 #[derive(Debug)]
@@ -61,14 +65,19 @@ impl SlotPool {
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let (returns, returned) = mpsc::channel(config.max);
         let (busy, busy_seen) = watch::channel(false);
+        let denials = Arc::new(Denials::default());
         let (status, status_seen) = watch::channel(PoolStatus::default());
         let task = Task {
             permits: Arc::new(Semaphore::new(config.max)),
-            resolvers: Arc::new(Resolvers::new(&config.resolvers)),
+            shares: Shares {
+                lookups: Arc::new(Lookups::new(Arc::new(Resolvers::new(&config.resolvers)))),
+                config,
+                denials: denials.clone(),
+                connections: inspection::connections()?,
+                freed: Arc::default(),
+            },
             // Making is the kernel's work for the most part, and much of it under one lock.
             parallel: std::thread::available_parallelism().map_or(2, |count| count.get().clamp(1, 4)),
-            config,
-            freed: Arc::new(Notify::new()),
             ready: VecDeque::new(),
             waiting: VecDeque::new(),
             making: JoinSet::new(),
@@ -81,7 +90,7 @@ impl SlotPool {
         };
         let kept = found.into_iter().map(|made| task.found(made)).collect::<Result<_>>()?;
         tokio::spawn(task.run(inbox, returned));
-        Ok((Self { messages, busy, status: status_seen }, kept))
+        Ok((Self { messages, busy, status: status_seen, denials }, kept))
     }
 
     /// A slot of the caller's own; waits for one to be made if none is ready.
@@ -95,6 +104,13 @@ impl SlotPool {
     /// created. Slots that somebody waits for are always made.
     pub fn set_busy(&self, busy: bool) {
         self.busy.send_if_modified(|value| std::mem::replace(value, busy) != busy);
+    }
+
+    /// What machines were denied since the last look, with the index of the slot: equal ones are one, with a
+    /// count. Waits until there are some, and answers once in a second at most. What is not asked for is
+    /// kept, bounded, and goes with its slot.
+    pub async fn denials(&self) -> Vec<(u32, Denial)> {
+        self.denials.next().await
     }
 
     /// How the pool stands now.
@@ -130,7 +146,7 @@ fn prepare(config: &Config, keep: &BTreeSet<u32>) -> Result<Vec<Made>> {
             "another firewall drops what is forwarded: machines may not reach the internet; see `nullspace doctor`"
         );
     }
-    slot::recover(config, keep)
+    make::recover(config, keep)
 }
 
 /// A slot on its way to a taker; goes back if the taker is gone when it arrives.
@@ -160,11 +176,8 @@ impl Drop for Offer {
 type Waiting = oneshot::Sender<Result<Offer>>;
 
 struct Task {
-    config: Arc<Config>,
-    resolvers: Arc<Resolvers>,
+    shares: Shares,
     permits: Arc<Semaphore>,
-    /// Told when a slot is released.
-    freed: Arc<Notify>,
     parallel: usize,
     ready: VecDeque<Slot>,
     waiting: VecDeque<Waiting>,
@@ -181,7 +194,7 @@ struct Task {
 impl Task {
     /// Ends at a shutdown, or when every handle of the pool is gone.
     async fn run(mut self, mut inbox: mpsc::Receiver<Message>, mut returned: mpsc::Receiver<Slot>) {
-        let freed = self.freed.clone();
+        let freed = self.shares.freed.clone();
         let mut busy = self.busy.clone();
         loop {
             self.advance();
@@ -226,14 +239,14 @@ impl Task {
         }
         while self.making.len() < self.wanted().min(self.parallel) {
             let Ok(permit) = self.permits.clone().try_acquire_owned() else { break };
-            let config = self.config.clone();
-            self.making.spawn_blocking(move || Ok((slot::make(&config)?, permit)));
+            let config = self.shares.config.clone();
+            self.making.spawn_blocking(move || Ok((make::make(&config)?, permit)));
         }
         // Those for whom nothing is being made, nor can be.
         if self.permits.available_permits() == 0 {
             while self.waiting.len() > self.making.len() {
                 let Some(refused) = self.waiting.pop_back() else { break };
-                let _ = refused.send(Err(Error::Exhausted { max: self.config.max }));
+                let _ = refused.send(Err(Error::Exhausted { max: self.shares.config.max }));
             }
         }
         self.status.send_replace(PoolStatus {
@@ -247,8 +260,8 @@ impl Task {
     fn wanted(&self) -> usize {
         let ahead = match (self.not_before.is_some(), *self.busy.borrow()) {
             (true, _) => 0,
-            (false, true) => self.config.ready.min(1),
-            (false, false) => self.config.ready,
+            (false, true) => self.shares.config.ready.min(1),
+            (false, false) => self.shares.config.ready,
         };
         // Ahead, one at a time: nobody waits.
         let ahead = ahead.saturating_sub(self.ready.len()).min(1);
@@ -277,12 +290,11 @@ impl Task {
     }
 
     fn wrap(&self, made: Made, permit: OwnedSemaphorePermit) -> Result<Slot> {
-        let index = made.index();
-        let (config, resolvers) = (self.config.clone(), self.resolvers.clone());
-        Slot::new(made, config, resolvers, permit, self.freed.clone()).inspect_err(|_| {
-            let config = self.config.clone();
+        let index = made.index;
+        Slot::new(made, &self.shares, permit).inspect_err(|_| {
+            let config = self.shares.config.clone();
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = slot::remove(&config.instance, &BTreeSet::from([index])) {
+                if let Err(error) = make::remove(&config.instance, &BTreeSet::from([index])) {
                     tracing::warn!(index, error = %chain(&error), "a network slot stays behind");
                 }
             });
@@ -290,7 +302,7 @@ impl Task {
     }
 
     fn found(&self, made: Made) -> Result<Slot> {
-        let max = self.config.max;
+        let max = self.shares.config.max;
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| Error::Config {
             field: "max",
             problem: format!("{max} is fewer than the slots in use: raise it"),
@@ -306,19 +318,19 @@ impl Task {
         let mut unused: BTreeSet<u32> = BTreeSet::new();
         while let Some(ended) = self.making.join_next().await {
             if let Ok(Ok((made, _permit))) = ended {
-                unused.insert(made.index());
+                unused.insert(made.index);
             }
         }
         while let Ok(slot) = returned.try_recv() {
             self.ready.push_back(slot);
         }
         unused.extend(self.ready.iter().map(Slot::index));
-        // Ends their DNS, and so what holds their namespaces.
+        // Ends what is served in them, and so what holds their namespaces.
         self.ready.clear();
-        let config = self.config.clone();
+        let config = self.shares.config.clone();
         blocking(move || {
-            slot::remove(&config.instance, &unused)?;
-            if slot::any_left(&config.instance)? { Ok(()) } else { host::uninstall(&config.instance) }
+            make::remove(&config.instance, &unused)?;
+            if make::any_left(&config.instance)? { Ok(()) } else { host::uninstall(&config.instance) }
         })
         .await
     }

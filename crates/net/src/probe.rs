@@ -3,12 +3,16 @@
 
 use std::net::Ipv4Addr;
 
-use crate::config::{Config, Egress, LinkConfig, MacAddress, TAP};
+use nullspace_types::network::{DomainPattern, EgressLimits, EgressPolicy, Injection};
+
+use crate::config::{Config, LinkConfig, MacAddress, TAP};
 use crate::error::Result;
+use crate::firewall::SlotTable;
+use crate::nflog::Log;
 use crate::{firewall, namespace, tap, tool};
 
-/// Whether this host can make slots: a namespace, a tap, a pair, and both firewall tables are made
-/// and let go. Blocks for some ten milliseconds; touches nothing of the host.
+/// Whether this host can make slots: a namespace, a tap, a pair, both firewall tables with every kind
+/// of rule, and the firewall's log are made and let go. Blocks for some ten milliseconds; touches nothing of the host.
 pub fn try_host() -> Result<()> {
     // Any addresses do: nothing is sent.
     let link = LinkConfig {
@@ -26,7 +30,23 @@ pub(crate) fn try_with(config: &Config) -> Result<()> {
     namespace::scratch(|| {
         tap::create(TAP)?;
         tool::ip("link add name try0 type veth peer name try1\nlink set dev try0 up\n")?;
-        tool::nft(&firewall::slot_script(&config.link, Egress::Internet, &config.allow, &[]))?;
+        tool::nft(&SlotTable::new(&config.link, &every_kind(), &config.allow, &[]).script())?;
+        Log::open()?;
         tool::nft(&firewall::host_script(config))
     })
+}
+
+/// A policy that needs every kind of rule there is.
+fn every_kind() -> EgressPolicy {
+    EgressPolicy {
+        deny: vec!["192.0.2.0/24".parse().expect("a range")],
+        deny_domains: vec![DomainPattern::from_normal("example.test".into())],
+        injections: vec![Injection { host: "example.test".into(), header: "x-try".into(), value: None }],
+        limits: EgressLimits {
+            connections_max: Some(1),
+            connections_per_second: Some(1),
+            bytes_per_second: Some(1 << 20),
+        },
+        ..EgressPolicy::default()
+    }
 }

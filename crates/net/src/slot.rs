@@ -1,20 +1,27 @@
-//! One slot: how it is made, what its holder can do with it, how it is removed.
+//! One slot: what its holder can do with it, and what this process serves in it.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use nullspace_egress::{Enforced, Settings};
+use nullspace_types::network::Denial;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::config::{Config, Egress, TAP, UPLINK, host_link, namespace_name};
-use crate::dns::{Forwarder, Resolvers, Sockets};
+use crate::config::{Config, TAP, namespace_name};
+use crate::denials::{Denials, SlotDenials};
+use crate::dns::{Forwarder, Lookups, NameService};
 use crate::error::{Doing, Error, Result};
+use crate::inspection::{Inspection, Surroundings};
+use crate::make::{self, Made};
 use crate::namespace::Namespace;
-use crate::{claim, firewall, host, tap, tool};
+use crate::nflog::Reader;
+use crate::tap;
+use crate::way::Way;
 
 /// Bytes that passed the machine's link, its agent's included, as the machine sees them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,7 +35,8 @@ pub struct Traffic {
 /// A slot, from a [`SlotPool`](crate::SlotPool). All clones are the same slot.
 ///
 /// It stays when this is dropped, as it must when the server stops while its machine runs; only
-/// [`Slot::release`] removes it. DNS in it ends with the last clone.
+/// [`Slot::release`] removes it. DNS in it, and the connections that are looked into, end with the last
+/// clone.
 #[derive(Debug, Clone)]
 pub struct Slot {
     shared: Arc<Shared>,
@@ -49,25 +57,74 @@ struct Shared {
 #[derive(Debug)]
 struct Live {
     namespace: Arc<Namespace>,
-    dns: Option<Forwarder>,
+    way: Arc<Way>,
+    denials: SlotDenials,
+    served: Option<Served>,
     /// One of the pool's `max`.
     _permit: OwnedSemaphorePermit,
 }
 
+/// What this process does in the slot.
+#[derive(Debug)]
+struct Served {
+    dns: Forwarder,
+    inspection: Inspection,
+    log: Reader,
+}
+
+impl Served {
+    async fn stop(self) {
+        let Self { dns, inspection, log } = self;
+        tokio::join!(dns.stop(), inspection.stop(), log.stop());
+    }
+}
+
+/// What the slots of a pool have in common.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    pub(crate) config: Arc<Config>,
+    pub(crate) lookups: Arc<Lookups>,
+    pub(crate) denials: Arc<Denials>,
+    /// Leave for connections that are looked into.
+    pub(crate) connections: Arc<Semaphore>,
+    /// Told when a slot is released.
+    pub(crate) freed: Arc<Notify>,
+}
+
 impl Slot {
-    /// Wraps what [`make`] or [`recover`] gave, and begins to serve DNS in it.
-    pub(crate) fn new(
-        made: Made,
-        config: Arc<Config>,
-        resolvers: Arc<Resolvers>,
-        permit: OwnedSemaphorePermit,
-        freed: Arc<Notify>,
-    ) -> Result<Self> {
-        let Made { index, namespace, sockets } = made;
-        let dns = Forwarder::start(index, sockets, config.link.guest, resolvers)
-            .doing(|| format!("cannot serve DNS in network slot {index}"))?;
-        let live = Live { namespace: Arc::new(namespace), dns: Some(dns), _permit: permit };
-        let live = Mutex::new(Some(live));
+    /// Wraps what [`make::make`] or [`make::recover`] gave, and begins to serve in it.
+    pub(crate) fn new(made: Made, shares: &Shares, permit: OwnedSemaphorePermit) -> Result<Self> {
+        let Made { index, namespace, inside, table } = made;
+        let (namespace, way) = (Arc::new(namespace), Arc::new(Way::new(inside.gate, table)));
+        let denials = SlotDenials::new(index, shares.denials.clone());
+        let config = shares.config.clone();
+        let guest = config.link.guest;
+        let names = Arc::new(NameService::new(way.clone(), denials.clone(), shares.lookups.clone()));
+        let around = Surroundings {
+            index,
+            guest,
+            namespace: namespace.clone(),
+            way: way.clone(),
+            names: names.clone(),
+            denials: denials.clone(),
+        };
+        let settings = Settings { roots: config.roots.clone() };
+        let (_, uplink) = config.pair(index);
+        let serve = || {
+            Ok::<_, io::Error>(Served {
+                dns: Forwarder::start(index, inside.dns, guest, names)?,
+                inspection: Inspection::start(
+                    inside.redirected,
+                    around,
+                    settings,
+                    shares.connections.clone(),
+                )?,
+                log: Reader::start(inside.log, uplink, denials.clone())?,
+            })
+        };
+        let served = serve().doing(|| format!("cannot serve in network slot {index}"))?;
+        let live = Live { namespace, way, denials, served: Some(served), _permit: permit };
+        let (live, freed) = (Mutex::new(Some(live)), shares.freed.clone());
         Ok(Self { shared: Arc::new(Shared { index, config, live, releasing: Default::default(), freed }) })
     }
 
@@ -111,12 +168,7 @@ impl Slot {
 
     /// [`Slot::connect`] without a thread that waits.
     pub async fn dial(&self, port: u16, timeout: Duration) -> Result<tokio::net::TcpStream> {
-        let namespace = self.namespace()?;
-        let socket = blocking(move || {
-            let made = || tokio::net::TcpSocket::new_v4().doing(|| "cannot make a socket".into());
-            namespace.enter(made)
-        })
-        .await?;
+        let socket = self.namespace()?.tcp_socket().await?;
         socket.set_nodelay(true).doing(|| self.connecting(port))?;
         match tokio::time::timeout(timeout, socket.connect(self.guest(port))).await {
             Ok(Ok(stream)) => Ok(stream),
@@ -137,16 +189,26 @@ impl Slot {
         })
     }
 
-    /// Changes what the machine may reach, all at once: connections that are no longer allowed stop
-    /// too. To be called before the machine runs if it is to be certain that nothing passed.
-    pub async fn set_egress(&self, egress: Egress) -> Result<()> {
-        let (namespace, config) = (self.namespace()?, self.shared.config.clone());
-        blocking(move || {
-            let host = host::addresses()?;
-            let script = firewall::slot_script(&config.link, egress, &config.allow, &host);
-            namespace.enter(|| tool::nft(&script))
-        })
-        .await
+    /// Closes the machine's way out at once, without a new process: nothing is forwarded, DNS refuses,
+    /// connections that are looked into end. It stays closed until a policy is set after this.
+    pub fn close(&self) -> Result<()> {
+        self.with_live(|live| live.way.clone())?.close()
+    }
+
+    /// Puts a policy in force, all at once, and opens the way out: connections that are no longer allowed
+    /// stop too. On failure the way is closed. One that is in force already costs nothing. Goes on to the
+    /// end if the caller stops waiting.
+    ///
+    /// To be called before the machine runs if it is to be certain that nothing else passed.
+    pub async fn set_egress(&self, enforced: Arc<Enforced>) -> Result<()> {
+        let (way, namespace) = self.with_live(|live| (live.way.clone(), live.namespace.clone()))?;
+        let config = self.shared.config.clone();
+        joined(tokio::spawn(async move { way.set(enforced, namespace, config).await })).await
+    }
+
+    /// What the machine was denied and nobody has been told of: whoever ends it tells it.
+    pub fn take_denials(&self) -> Result<Vec<Denial>> {
+        self.with_live(|live| live.denials.take())
     }
 
     /// Removes the slot and all it holds; its index and user may then be another's. Whatever ran in
@@ -159,14 +221,17 @@ impl Slot {
 
     async fn release_whole(&self) -> Result<()> {
         let _alone = self.shared.releasing.lock().await;
-        let Ok(dns) = self.with_live(|live| live.dns.take()) else { return Ok(()) };
-        if let Some(dns) = dns {
-            dns.stop().await;
+        let Ok(served) = self.with_live(|live| live.served.take()) else { return Ok(()) };
+        if let Some(served) = served {
+            served.stop().await;
         }
         let (instance, index) = (self.shared.config.instance.clone(), self.shared.index);
-        blocking(move || remove(&instance, &BTreeSet::from([index]))).await?;
+        blocking(move || make::remove(&instance, &BTreeSet::from([index]))).await?;
         // The namespace's last handle and the permit go here.
-        drop(self.shared.live.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let live = self.shared.live.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(live) = live {
+            live.denials.take();
+        }
         self.shared.freed.notify_one();
         Ok(())
     }
@@ -212,151 +277,6 @@ async fn joined<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
         // The runtime is shutting down.
         Err(_) => Err(Error::Closed),
     }
-}
-
-/// A slot in the kernel, not yet served.
-#[derive(Debug)]
-pub(crate) struct Made {
-    index: u32,
-    namespace: Namespace,
-    sockets: Sockets,
-}
-
-impl Made {
-    pub(crate) fn index(&self) -> u32 {
-        self.index
-    }
-}
-
-/// Makes a slot, or nothing of it. Blocks for some ten milliseconds.
-pub(crate) fn make(config: &Config) -> Result<Made> {
-    let (lock, index) = claim_index(config)?;
-    set_up(config, index).inspect_err(|_| {
-        if let Err(error) = remove_locked(&lock, &config.instance, &BTreeSet::from([index])) {
-            // Its claim stays, and with it the next start's chance to remove it.
-            tracing::warn!(index, %error, "a network slot that could not be made stays behind");
-        }
-    })
-}
-
-fn claim_index(config: &Config) -> Result<(claim::Shared, u32)> {
-    let take = || -> Result<Option<(claim::Shared, u32)>> {
-        let lock = claim::share()?;
-        Ok(claim::take(&lock, &config.instance, config.indexes())?.map(|index| (lock, index)))
-    };
-    if let Some(claimed) = take()? {
-        return Ok(claimed);
-    }
-    claim::sweep()?;
-    take()?.ok_or(Error::Exhausted { max: config.indexes() as usize })
-}
-
-fn set_up(config: &Config, index: u32) -> Result<Made> {
-    let name = namespace_name(&config.instance, index);
-    // The claim is this instance's: what still has its names is left from a crash or a reboot.
-    host::delete_links([index])?;
-    Namespace::remove(&name)?;
-    let namespace = Namespace::create(&name)?;
-
-    let (near, far) = config.pair(index);
-    let link = host_link(index);
-    let inside = format!("/proc/{}/fd/{}", std::process::id(), namespace.file().as_raw_fd());
-    tool::ip(&format!(
-        "link add name {link} type veth peer name {UPLINK} netns {inside}\n\
-         addr add {near}/30 dev {link}\n\
-         link set dev {link} up\n"
-    ))?;
-    host::set(&format!("ipv6/conf/{link}/disable_ipv6"), "1")?;
-
-    let host = host::addresses()?;
-    let sockets = namespace.enter(|| {
-        host::set("ipv6/conf/all/disable_ipv6", "1")?;
-        host::set("ipv6/conf/default/disable_ipv6", "1")?;
-        host::set("ipv4/ip_forward", "1")?;
-        // The machine learns of no address but its gateway's, and is sent to no other router.
-        host::set("ipv4/conf/all/arp_ignore", "1")?;
-        host::set("ipv4/conf/all/send_redirects", "0")?;
-        host::set("ipv4/conf/default/send_redirects", "0")?;
-        tap::create(TAP)?;
-        // Rules before links are up: never a moment without.
-        tool::nft(&firewall::slot_script(&config.link, Egress::Internet, &config.allow, &host))?;
-        let l = &config.link;
-        tool::ip(&format!(
-            "link set dev lo up\n\
-             link set dev {TAP} address {gateway_mac}\n\
-             addr add {gateway}/{prefix} dev {TAP}\n\
-             link set dev {TAP} up\n\
-             neigh replace {guest} lladdr {guest_mac} dev {TAP} nud permanent\n\
-             addr add {far}/30 dev {UPLINK}\n\
-             link set dev {UPLINK} up\n\
-             route add default via {near} dev {UPLINK}\n",
-            gateway_mac = l.gateway_mac,
-            gateway = l.gateway,
-            prefix = l.prefix,
-            guest = l.guest,
-            guest_mac = l.guest_mac,
-        ))?;
-        Sockets::bind(l.gateway)
-    })?;
-    Ok(Made { index, namespace, sockets })
-}
-
-/// Removes slots with all they hold, claims last. Goes on when one fails; the first failure is
-/// answered.
-pub(crate) fn remove(instance: &str, indexes: &BTreeSet<u32>) -> Result<()> {
-    remove_locked(&claim::share()?, instance, indexes)
-}
-
-fn remove_locked(lock: &claim::Shared, instance: &str, indexes: &BTreeSet<u32>) -> Result<()> {
-    // A namespace of ours whose index is another instance's by now has lost its links already.
-    let ours: Vec<u32> = claim::of(instance)?.intersection(indexes).copied().collect();
-    host::delete_links(ours)?;
-    let mut failed = Ok(());
-    for &index in indexes {
-        let removed = Namespace::remove(&namespace_name(instance, index))
-            .and_then(|()| claim::give_back(lock, instance, index));
-        failed = failed.and(removed);
-    }
-    failed
-}
-
-/// Finds the slots of an instance that runs no server now: those in `keep` are answered, all others
-/// removed. Blocks.
-pub(crate) fn recover(config: &Config, keep: &BTreeSet<u32>) -> Result<Vec<Made>> {
-    claim::sweep()?;
-    let instance = &config.instance;
-    let prefix = namespace_name(instance, 0);
-    let prefix = prefix.trim_end_matches('0');
-    let named = Namespace::names(prefix)?;
-    let named = named.iter().filter_map(|name| name.strip_prefix(prefix)?.parse().ok());
-    let found: BTreeSet<u32> = claim::of(instance)?.into_iter().chain(named).collect();
-
-    let lock = claim::share()?;
-    let mut kept = Vec::new();
-    let mut unwanted: BTreeSet<u32> = found.difference(keep).copied().collect();
-    for &index in found.intersection(keep) {
-        let Some(namespace) = Namespace::open(&namespace_name(instance, index))? else {
-            unwanted.insert(index);
-            continue;
-        };
-        if !claim::keep(&lock, instance, index)? {
-            tracing::error!(index, "another server has taken the index of a network slot in use");
-            unwanted.insert(index);
-            continue;
-        }
-        let sockets = namespace.enter(|| Sockets::bind(config.link.gateway))?;
-        kept.push(Made { index, namespace, sockets });
-    }
-    if !unwanted.is_empty() {
-        tracing::info!(slots = unwanted.len(), "removing network slots that no machine uses");
-        remove_locked(&lock, instance, &unwanted)?;
-    }
-    Ok(kept)
-}
-
-/// Whether the instance has any slot left.
-pub(crate) fn any_left(instance: &str) -> Result<bool> {
-    Ok(!claim::of(instance)?.is_empty())
 }
 
 /// The machine's view of a link in the text of `/proc/net/dev`: what the tap sends, it receives.

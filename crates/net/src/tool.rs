@@ -3,12 +3,14 @@
 //! Both are run in batch mode, once for many steps: a process costs about two milliseconds. They act
 //! in the network namespace of the thread that calls.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::error::{Doing, Error, Result};
 
@@ -36,7 +38,7 @@ pub(crate) fn nft_chains() -> Result<String> {
 fn run(tool: &'static str, package: &'static str, args: &[&str], script: &str) -> Result<Vec<u8>> {
     let mut child = match Command::new(tool)
         .args(args)
-        .stdin(Stdio::piped())
+        .stdin(input(script).doing(|| format!("cannot hand a script to {tool}"))?)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -47,7 +49,7 @@ fn run(tool: &'static str, package: &'static str, args: &[&str], script: &str) -
         }
         Err(error) => return Err(Error::io(format!("cannot start {tool}"), error)),
     };
-    let spoken = converse(&mut child, script);
+    let spoken = converse(&mut child);
     if !matches!(spoken, Ok(Some(_))) {
         // Already gone is as good as killed.
         child.kill().or_else(gone).doing(|| format!("cannot kill {tool}"))?;
@@ -71,17 +73,17 @@ fn gone(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::InvalidInput { Ok(()) } else { Err(error) }
 }
 
-/// Writes the script and reads both outputs to their end; `None` when the deadline passed.
-/// The scripts are smaller than a pipe's buffer, so that writing cannot wait for reading.
-fn converse(child: &mut Child, script: &str) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+/// A script as standard input, in memory: however long it is, nobody waits to write it.
+fn input(script: &str) -> io::Result<Stdio> {
+    let mut file = File::from(memfd_create("script", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(script.as_bytes())?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// Reads both outputs to their end; `None` when the deadline passed.
+fn converse(child: &mut Child) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
     let deadline = Instant::now() + DEADLINE;
-    if let Some(mut input) = child.stdin.take() {
-        match input.write_all(script.as_bytes()) {
-            // It ended before it read everything: its status and complaint say why.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            other => other?,
-        }
-    }
     let (mut output, mut complaint) = (Vec::new(), Vec::new());
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     while stdout.is_some() || stderr.is_some() {

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use host::{ALLOWED, HOST, METADATA, PATIENCE, Place, RESOLVER, SERVER};
-use nullspace_net::{Config, Egress, Error, Slot, SlotPool};
+use host::{ALLOWED, HOST, METADATA, PATIENCE, Place, SERVER};
+use nullspace_net::{Config, Error, Slot, SlotPool};
 
 async fn start(config: &Config) -> SlotPool {
     SlotPool::start(config.clone(), BTreeSet::new()).await.unwrap().0
@@ -29,6 +29,9 @@ fn a_slot_made_and_released_leaves_nothing() {
             let pool =
                 SlotPool::start(Config { ready: 2, ..config.clone() }, BTreeSet::new()).await.unwrap().0;
             pool.wait_ready(2).await.unwrap();
+            // No other is made meanwhile: its claim comes before its namespace, and a tool that is just being
+            // started holds this one's tap for a moment.
+            pool.set_busy(true);
             let slot = pool.take().await.unwrap();
             assert_eq!(host::claims(&config.instance).len(), host::names(&config.instance).len());
             assert!(slot.netns_path().exists());
@@ -114,95 +117,31 @@ fn a_machine_reaches_the_internet_and_neither_host_nor_neighbours_nor_private_ne
 }
 
 #[test]
-fn without_egress_nothing_passes_and_what_was_open_stops() {
-    let config = host::config("none");
-    host::on_a_host(&config.instance, || {
-        let internet = host::internet();
-        internet.serve((Ipv4Addr::UNSPECIFIED, 80));
-        let resolver = internet.udp((RESOLVER, 53));
-        let runtime = host::runtime();
-        let pool = runtime.block_on(start(&config));
-        let slot = runtime.block_on(pool.take()).unwrap();
-        let guest = host::guest(&slot);
-        guest.serve((Ipv4Addr::UNSPECIFIED, 7000));
-        let mut open = guest.connect((SERVER, 80));
-
-        runtime.block_on(slot.set_egress(Egress::None)).unwrap();
-        for to in [(SERVER, 80), (ALLOWED, 80), (RESOLVER, 80), (Ipv4Addr::new(10, 200, 0, 1), 53)] {
-            assert!(!guest.reaches(to), "{to:?}");
-        }
-        let mut seen = String::new();
-        let _ = open.write_all(b"more");
-        let ended = open.read_to_string(&mut seen).expect_err("the connection is reset");
-        assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
-        let socket = guest.udp((Ipv4Addr::UNSPECIFIED, 0));
-        socket.connect("10.200.0.1:53").unwrap();
-        socket.send(&query()).unwrap();
-        assert!(socket.recv(&mut [0; 512]).is_err(), "DNS is refused");
-        resolver.set_nonblocking(true).unwrap();
-        assert!(resolver.recv(&mut [0; 512]).is_err(), "and nobody was asked");
-        slot.connect(7000, PATIENCE).expect("its agent is still reached");
-
-        runtime.block_on(slot.set_egress(Egress::Internet)).unwrap();
-        guest.connect((SERVER, 80));
-    });
-}
-
-fn query() -> Vec<u8> {
-    let mut bytes = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    bytes.extend(b"\x07example\x04test\x00\x00\x01\x00\x01");
-    bytes
-}
-
-fn answer_to(query: &[u8]) -> Vec<u8> {
-    let mut answer = query.to_vec();
-    answer[2] = 0x81;
-    answer.extend(b"the answer");
-    answer
-}
-
-#[test]
 fn names_are_resolved_through_the_gateway_over_udp_and_tcp() {
     let config = host::config("dns");
     host::on_a_host(&config.instance, || {
-        let internet = host::internet();
-        let udp = internet.udp((RESOLVER, 53));
-        let tcp = internet.enter(|| TcpListener::bind((RESOLVER, 53)).unwrap());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 512];
-            while let Ok((length, from)) = udp.recv_from(&mut buffer) {
-                udp.send_to(&answer_to(&buffer[..length]), from).unwrap();
-            }
-        });
-        std::thread::spawn(move || {
-            for stream in tcp.incoming() {
-                let (mut stream, mut asked) = (stream.unwrap(), vec![0; 2 + query().len()]);
-                stream.read_exact(&mut asked).unwrap();
-                let answer = answer_to(&asked[2..]);
-                stream.write_all(&u16::try_from(answer.len()).unwrap().to_be_bytes()).unwrap();
-                stream.write_all(&answer).unwrap();
-            }
-        });
+        host::resolver(&host::internet(), &[("example.test", SERVER)]);
         let runtime = host::runtime();
         let pool = runtime.block_on(start(&config));
         let slot = runtime.block_on(pool.take()).unwrap();
         let guest = host::guest(&slot);
+        let query = host::query("example.test");
 
         let socket = guest.udp((Ipv4Addr::UNSPECIFIED, 0));
-        socket.send_to(&query(), "10.200.0.1:53").unwrap();
-        let mut answer = [0; 512];
-        let (length, from) = socket.recv_from(&mut answer).unwrap();
-        assert_eq!(
-            (&answer[..length], from),
-            (&answer_to(&query())[..], "10.200.0.1:53".parse::<SocketAddr>().unwrap())
+        socket.send_to(&query, "10.200.0.1:53").unwrap();
+        let mut datagram = [0; 512];
+        let (length, from) = socket.recv_from(&mut datagram).unwrap();
+        assert_eq!(from, "10.200.0.1:53".parse::<SocketAddr>().unwrap());
+        assert!(
+            datagram[..length].starts_with(&query[..2]) && datagram[..length].ends_with(&SERVER.octets())
         );
 
         let mut stream = guest.connect((Ipv4Addr::new(10, 200, 0, 1), 53));
-        let asked = [&[0, u8::try_from(query().len()).unwrap()][..], &query()].concat();
+        let asked = [&[0, u8::try_from(query.len()).unwrap()][..], &query].concat();
         stream.write_all(&asked).unwrap();
-        let mut answer = vec![0; 2 + answer_to(&query()).len()];
+        let mut answer = vec![0; 2 + length];
         stream.read_exact(&mut answer).unwrap();
-        assert_eq!(answer[2..], answer_to(&query()));
+        assert_eq!(answer[2..], datagram[..length]);
     });
 }
 

@@ -3,14 +3,18 @@
 //! Control calls [`Node`]; the node never calls control: news goes up as [`Report`]s, each with the
 //! incarnation and generation it speaks of, so that a late one changes nothing.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use nullspace_types::file::{
     BatchPart, FileChange, FileInfo, FileMatch, FileRange, FileReplace, FileReplaced, Found,
 };
 use nullspace_types::id::{IncarnationId, SandboxId, SessionId, SnapshotId, UploadId};
+use nullspace_types::network::{Denial, EgressPolicy};
 use nullspace_types::process::{ProcessEvent, ProcessInfo};
 use nullspace_types::sandbox::{Envs, SandboxMetrics};
 use nullspace_types::snapshot::DiffEntry;
@@ -18,6 +22,7 @@ use nullspace_types::terminal::{TerminalEvent, TerminalInfo};
 use nullspace_types::upload::{UploadConflict, UploadKind, UploadStatus};
 use nullspace_types::{Error, Result};
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Bytes that come in pieces.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
@@ -59,8 +64,8 @@ pub struct MachineSpec {
     pub envs: Envs,
     /// Default working directory.
     pub cwd: Option<String>,
-    /// Whether it reaches the internet.
-    pub internet_access: bool,
+    /// What it may reach. In force before its first instruction.
+    pub egress: EgressPolicy,
     /// What it begins from.
     #[serde(default)]
     pub origin: Origin,
@@ -173,6 +178,70 @@ pub enum Report {
         /// Why, for people.
         reason: String,
     },
+    /// What machines tried and may not do, since the last such report: equal denials are one.
+    Denied(Vec<(SandboxId, Denial)>),
+}
+
+/// A two-way stream of bytes. Shutting the writing side down leaves the reading side open.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// See [`Duplex`].
+pub type Stream = Box<dyn Duplex>;
+
+/// Where a connection into a machine goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// A port of the machine's address on its link: what listens on all addresses.
+    Port(u16),
+    /// What a program inside would reach under this name or address, its loopback included.
+    Inside {
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket inside.
+    Socket(String),
+}
+
+/// A port inside on which the node listens.
+pub struct Listening {
+    /// The port: the one asked for, or the one chosen where that was 0.
+    pub port: u16,
+    /// Connections as they come. The port is closed when this is dropped.
+    pub connections: BoxStream<'static, Result<Incoming>>,
+}
+
+/// A connection that something inside made to such a port.
+pub struct Incoming {
+    /// From which address.
+    pub host: String,
+    /// From which port.
+    pub port: u16,
+    /// Its bytes.
+    pub stream: Stream,
+}
+
+/// A program whose standard streams are the caller's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piped {
+    /// A command. `timeout_ms` does not count.
+    Command(Command),
+    /// The agent's own file transfer server (SFTP version 3), as this user; root when absent.
+    Sftp(Option<String>),
+}
+
+/// Such a program, running.
+pub struct PipedProcess {
+    /// Its process ID.
+    pub pid: u32,
+    /// Standard input and output; shutting it down is the end of the input.
+    pub stdio: Stream,
+    /// Standard error; only ever read.
+    pub stderr: Stream,
+    /// Its exit status, once. Dropping it before hangs the process group up.
+    pub exit: BoxFuture<'static, Result<i32>>,
 }
 
 /// A template that the node can make machines from.
@@ -265,6 +334,8 @@ pub struct TerminalSpec {
     pub envs: Envs,
     /// Whose; root's when absent.
     pub user: Option<String>,
+    /// A line for the shell in place of an interactive one.
+    pub command: Option<String>,
 }
 
 /// Events of one session, for one viewer.
@@ -447,6 +518,26 @@ pub trait Node: Send + Sync + 'static {
 
     /// All that was recorded of a process's output, from the start, as far as it goes now.
     async fn process_log(&self, id: SandboxId, pid: u32, stream: LogStream) -> Result<ByteStream>;
+
+    /// Starts a program whose standard streams are not recorded but passed through, in both directions and
+    /// without bound.
+    async fn process_pipe(&self, id: SandboxId, program: Piped) -> Result<PipedProcess>;
+
+    /// Sends a signal to the process group.
+    async fn process_signal(&self, id: SandboxId, pid: u32, signal: i32) -> Result<()>;
+
+    /// Connects to something in the machine.
+    /// [`Code::PreviewServiceNotReady`](nullspace_types::Code::PreviewServiceNotReady) if nothing listens
+    /// there, [`Code::EdgeRuntimeHostUnreachable`](nullspace_types::Code::EdgeRuntimeHostUnreachable) if the
+    /// machine does not answer within `patience`.
+    async fn connect(&self, id: SandboxId, to: Door, patience: Duration) -> Result<Stream>;
+
+    /// Listens on a port inside, on the address `host` (all addresses when empty).
+    async fn listen(&self, id: SandboxId, host: String, port: u16) -> Result<Listening>;
+
+    /// Changes what the machine may reach, all at once and before this answers; connections that are no longer
+    /// allowed are cut. If this fails, the machine reaches nothing until it is called again.
+    async fn egress_set(&self, id: SandboxId, policy: EgressPolicy) -> Result<()>;
 
     /// Starts a terminal session.
     async fn terminal_start(&self, id: SandboxId, spec: TerminalSpec) -> Result<TerminalInfo>;

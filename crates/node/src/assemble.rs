@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nullspace_net::Enforced;
 use nullspace_types::Error;
 use nullspace_vmm::{Monitor, Vmm};
 
@@ -57,19 +58,35 @@ pub struct Assembled {
     pub guest: Guest,
 }
 
-/// Restores a machine into a new directory.
+/// Restores a machine into a new directory, with a policy in force for what it may reach if one is given.
 pub async fn assemble(
     vmm: &dyn Vmm,
     slots: &Slots,
     layers: &Layers,
     source: Source,
     directory: &Path,
+    egress: Option<Arc<Enforced>>,
 ) -> Result<Assembled, Error> {
     // Held by the checkpoint as long as that is there; from here on by the machine too.
     layers.hold(source.layers());
     let restored = async {
         let slot = slots.take().await?;
-        match restore(vmm, &slot, layers, &source, directory).await {
+        let policy = async {
+            match egress {
+                Some(enforced) => slot.set_egress(enforced).await,
+                None => Ok(()),
+            }
+        };
+        // Neither waits for the other, but each for the other's end: what one made must not be left behind.
+        let (ruled, restored) = tokio::join!(policy, restore(vmm, &slot, layers, &source, directory));
+        let restored = match (ruled, restored) {
+            (Err(error), Ok(monitor)) => {
+                monitor.end().await.map_err(vmm_error)?;
+                Err(error)
+            }
+            (_, restored) => restored,
+        };
+        match restored {
             Ok(monitor) => Ok((slot, monitor)),
             Err(error) => {
                 slot.release().await?;

@@ -37,6 +37,11 @@ impl Lane {
         Ok(Self(stream))
     }
 
+    /// The connection itself, for as long as both sides want it.
+    pub fn into_stream(self) -> nullspace_node_api::Stream {
+        Box::new(self.0)
+    }
+
     /// Sends some more; a guest that takes nothing for [`PATIENCE`] is not there.
     pub async fn send(&mut self, data: &[u8]) -> io::Result<()> {
         patient(self.0.write_all(data)).await

@@ -150,6 +150,7 @@ async fn into(
             layers: disk.layers.clone(),
             disk_bytes: u64::from(running.record.machine.disk_mb) << 20,
             token: running.record.token.clone(),
+            authority: running.egress().authority_pem(),
             devices_sha256: checkpoint::sha256(&bytes),
         };
         node.layers.hold(&disk.layers);

@@ -51,6 +51,9 @@ pub struct Record {
     pub disk_bytes: u64,
     /// The token that the agent in it takes.
     pub token: String,
+    /// See [`machine::Record::authority`](crate::machine::Record::authority).
+    #[serde(default)]
+    pub authority: Option<String>,
     /// SHA-256 of the device state, in hexadecimal digits.
     pub devices_sha256: String,
 }

@@ -101,6 +101,9 @@ pub struct NetworkConfig {
     pub addresses: nullspace_net::Range,
     /// Private or special ranges that machines may reach all the same.
     pub allow: Vec<nullspace_net::Range>,
+    /// Files of certificates (PEM) of authorities that are believed besides the host's own where a header is
+    /// added on the way: for hosts with certificates of the operator's.
+    pub authorities: Vec<PathBuf>,
     /// Resolvers that machines' DNS queries are relayed to; those of `/etc/resolv.conf` when empty.
     pub resolvers: Vec<IpAddr>,
 }
@@ -110,6 +113,6 @@ impl Default for NetworkConfig {
         let link = crate::slot::link();
         let nullspace_net::Config { addresses, allow, resolvers, .. } =
             nullspace_net::Config::new("default", link);
-        Self { addresses, allow, resolvers }
+        Self { addresses, allow, authorities: Vec::new(), resolvers }
     }
 }

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use nullspace_guest_proto as proto;
+use nullspace_net::Enforced;
 use nullspace_node_api::{Machine, MachineSpec, Origin};
+use nullspace_types::network::EgressPolicy;
 use nullspace_types::{Code, Error};
 use tokio_util::sync::CancellationToken;
 
 use crate::assemble::{Assembled, Source, assemble};
 use crate::capacity::Room;
+use crate::egress::Egress;
 use crate::host_key::HostKey;
 use crate::machine::{self, Record, disk_error};
 use crate::running::{Parts, Running, drive};
@@ -31,14 +35,22 @@ pub async fn create(
     let source = source(&node, &spec).await?;
     let turn = node.turns.acquire().await.map_err(Error::internal)?;
     let directory = node.directories.machines.join(spec.sandbox_id.to_string());
+    let inherited = source.captured.as_ref().and_then(|captured| captured.record.authority.as_deref());
+    let egress = Egress::new(spec.egress.clone(), inherited)?;
+    // Slots are made with the policy that most machines have.
+    let rules = (egress.policy != EgressPolicy::default()).then(|| egress.enforced());
     let spare = if source.captured.is_none() { node.spares.take(spec.shape) } else { None };
-    let mut assembled = match spare {
-        Some(spare) => spare,
-        None => assemble(node.vmm.as_ref(), &node.slots, &node.layers, source, &directory).await?,
+    let (mut assembled, rules) = match spare {
+        Some(spare) => (spare, rules),
+        None => {
+            let (vmm, slots) = (node.vmm.as_ref(), &node.slots);
+            (assemble(vmm, slots, &node.layers, source, &directory, rules).await?, None)
+        }
     };
+    crate::egress::own(&node, &assembled.slot, spec.sandbox_id);
     let monitor = Arc::clone(&assembled.monitor);
     let adopted = tokio::select! {
-        adopted = adopt(&spec, &directory, &mut assembled) => adopted,
+        adopted = adopt(&spec, &directory, &mut assembled, &egress, rules) => adopted,
         () = cancel.cancelled() => Err(Error::sandbox_not_found(spec.sandbox_id)),
         () = monitor.ended() => Err(Error::internal("the machine ended while it was being made")),
     };
@@ -46,9 +58,10 @@ pub async fn create(
     match adopted {
         Ok(record) => {
             crash::step("restore.recorded");
-            Ok(finish(node, record, assembled, room))
+            Ok(finish(node, record, assembled, egress, room))
         }
         Err(error) => {
+            crate::egress::disown(&node, &assembled.slot).await;
             assembled.remove(&node.layers).await?;
             Err(error)
         }
@@ -94,20 +107,41 @@ async fn room(node: &Node, spec: &MachineSpec) -> Result<Room, Error> {
     }
 }
 
-/// Gives the machine its identity and writes it down.
+/// Gives the machine its identity, puts `rules` in force that are not yet, and writes it down.
+///
+/// A spare is ready at once, and a policy is not: it stands closed until its own holds, while the rest of
+/// this is done.
 async fn adopt(
     spec: &MachineSpec,
     directory: &std::path::Path,
     assembled: &mut Assembled,
+    egress: &Egress,
+    rules: Option<Arc<Enforced>>,
+) -> Result<Record, Error> {
+    let slot = assembled.slot.clone();
+    let ruled = match rules {
+        Some(rules) => {
+            slot.close()?;
+            slot.set_egress(rules).left_future()
+        }
+        None => std::future::ready(Ok(())).right_future(),
+    };
+    let (record, ()) = tokio::try_join!(become_own(spec, directory, assembled, egress), ruled)?;
+    machine::write(directory, &record).await?;
+    Ok(record)
+}
+
+async fn become_own(
+    spec: &MachineSpec,
+    directory: &std::path::Path,
+    assembled: &mut Assembled,
+    egress: &Egress,
 ) -> Result<Record, Error> {
     // A spare has been asked something before.
     let spare = assembled.directory != directory;
     if spare {
         fs_err::tokio::rename(&assembled.directory, directory).await.map_err(disk_error)?;
         assembled.directory = directory.to_owned();
-    }
-    if !spec.internet_access {
-        assembled.slot.cut_off().await?;
     }
     let source = assembled.source.clone();
     let disk_bytes = (u64::from(spec.disk_mb.unwrap_or(0)) << 20).max(source.disk_bytes());
@@ -144,6 +178,7 @@ async fn adopt(
         disk_bytes,
         ssh_host_key: host_key.private,
         ssh_host_key_public: host_key.public,
+        authority_pem: egress.trusted(),
     };
     for hook in guest::adopt(&mut client, request).await? {
         if hook.exit_code != 0 {
@@ -153,9 +188,9 @@ async fn adopt(
     crash::step("restore.adopted");
     let mut handle = assembled.monitor.handle().clone();
     handle.directory = directory.to_owned();
-    let record = Record {
+    Ok(Record {
         pid: handle.pid,
-        spec: spec.clone(),
+        spec: without_secrets(spec),
         machine: Machine {
             sandbox_id: spec.sandbox_id,
             incarnation: spec.incarnation,
@@ -169,10 +204,16 @@ async fn adopt(
         template: source.template.reference(),
         layers: source.layers().to_vec(),
         top: machine::TOP.into(),
+        authority: egress.authority_pem(),
         freezing: None,
-    };
-    machine::write(directory, &record).await?;
-    Ok(record)
+    })
+}
+
+/// What is held of a machine's spec: its secrets are what is in force, and go when that changes.
+fn without_secrets(spec: &MachineSpec) -> MachineSpec {
+    let mut spec = spec.clone();
+    spec.egress.injections.iter_mut().for_each(|injection| injection.value = None);
+    spec
 }
 
 /// A host name that tells people which sandbox they are in: the end of its ID, which is random.
@@ -181,9 +222,10 @@ fn hostname(spec: &MachineSpec) -> String {
     format!("sandbox-{}", &id[id.len() - 12..])
 }
 
-fn finish(node: Arc<Node>, record: Record, assembled: Assembled, room: Room) -> Arc<Running> {
+fn finish(node: Arc<Node>, record: Record, assembled: Assembled, egress: Egress, room: Room) -> Arc<Running> {
     let Assembled { directory, slot, monitor, guest, .. } = assembled;
-    let running = drive(Arc::clone(&node), record, guest, Parts { monitor, slot, directory, room });
+    let parts = Parts { monitor, slot, directory, egress, room };
+    let running = drive(Arc::clone(&node), record, guest, parts);
     capture::merge_later(&node, &running);
     running
 }

@@ -107,6 +107,7 @@ pub async fn adopt(
     client: &mut Client,
     request: proto::AdoptRequest,
 ) -> Result<Vec<proto::HookOutcome>, Error> {
+    let no_authority = request.authority_pem.is_empty();
     let reply = match tokio::time::timeout(ADOPTION, client.adopt(request)).await {
         Ok(reply) => reply.map_err(|status| failed("adopt", &status))?.into_inner(),
         Err(_) => return Err(Error::internal("adopt: the guest does not answer")),
@@ -121,6 +122,7 @@ pub async fn adopt(
         ("token", reply.token),
         ("disk", reply.disk),
         ("SSH host key", reply.ssh_host_key),
+        ("authority", reply.authority || no_authority),
     ];
     match parts.iter().find(|(_, confirmed)| !confirmed) {
         None => Ok(reply.hooks),

@@ -19,6 +19,8 @@ mod config;
 mod crash;
 mod create;
 mod diff;
+mod door;
+mod egress;
 mod feed;
 mod file;
 mod follow;
@@ -84,6 +86,8 @@ pub struct Node {
     /// What has to come to its end before the node has stopped.
     tasks: TaskTracker,
     stopping: CancellationToken,
+    /// Whose a slot is, from before its machine begins until it is released.
+    owners: Mutex<HashMap<u32, SandboxId>>,
     /// Why no machine can be made yet, as long as the first checkpoint is not there.
     unprepared: watch::Sender<Option<String>>,
     entries: Mutex<HashMap<SandboxId, Entry>>,

@@ -1,20 +1,23 @@
 //! The node in this process, behind the trait that control calls.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use nullspace_node_api::{
-    ByteStream, Checkpoint, CheckpointMode, Command, DiskDiff, DiskOf, FileBody, Finished, Garbage,
-    LogStream, Machine, MachineSpec, Node as Api, NodeTemplate, NodeUsage, ProcessEvents, ProcessState,
-    Published, Report, TerminalEvents, TerminalSpec, UploadSpec, UploadState,
+    ByteStream, Checkpoint, CheckpointMode, Command, DiskDiff, DiskOf, Door, FileBody, Finished, Garbage,
+    Listening, LogStream, Machine, MachineSpec, Node as Api, NodeTemplate, NodeUsage, Piped, PipedProcess,
+    ProcessEvents, ProcessState, Published, Report, Stream, TerminalEvents, TerminalSpec, UploadSpec,
+    UploadState,
 };
 use nullspace_types::file::{
     BatchPart, FileChange, FileInfo, FileMatch, FileRange, FileReplace, FileReplaced, Found,
 };
 use nullspace_types::id::{SandboxId, SessionId, SnapshotId, UploadId};
+use nullspace_types::network::EgressPolicy;
 use nullspace_types::sandbox::SandboxMetrics;
 use nullspace_types::terminal::TerminalInfo;
 use nullspace_types::{Code, Error, Result};
@@ -24,7 +27,8 @@ use crate::create::TEMPLATE;
 use crate::start::Settings;
 use crate::template::vmm_error;
 use crate::{
-    Config, Entry, NetworkConfig, Node, diff, file, garbage, process, sample, search, start, terminal, upload,
+    Config, Entry, NetworkConfig, Node, diff, door, egress, file, garbage, process, sample, search, start,
+    terminal, upload,
 };
 
 /// A node on this host.
@@ -164,6 +168,28 @@ impl Api for LocalNode {
 
     async fn process_log(&self, id: SandboxId, pid: u32, stream: LogStream) -> Result<ByteStream> {
         process::log(&*self.0.running(id)?, pid, stream).await
+    }
+
+    async fn process_pipe(&self, id: SandboxId, program: Piped) -> Result<PipedProcess> {
+        door::pipe(self.0.running(id)?, program).await
+    }
+
+    async fn process_signal(&self, id: SandboxId, pid: u32, signal: i32) -> Result<()> {
+        process::signal(&*self.0.running(id)?, pid, signal).await
+    }
+
+    async fn connect(&self, id: SandboxId, to: Door, patience: Duration) -> Result<Stream> {
+        door::connect(self.0.running(id)?, to, patience).await
+    }
+
+    async fn listen(&self, id: SandboxId, host: String, port: u16) -> Result<Listening> {
+        door::listen(self.0.running(id)?, host, port).await
+    }
+
+    async fn egress_set(&self, id: SandboxId, policy: EgressPolicy) -> Result<()> {
+        // A caller who goes away must not leave a machine between two policies.
+        let running = self.0.running(id)?;
+        tokio::spawn(async move { egress::set(&running, policy).await }).await.map_err(Error::internal)?
     }
 
     async fn terminal_start(&self, id: SandboxId, spec: TerminalSpec) -> Result<TerminalInfo> {

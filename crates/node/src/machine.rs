@@ -43,6 +43,9 @@ pub struct Record {
     pub layers: Vec<LayerId>,
     /// The file of the layer that it writes to, in its directory.
     pub top: String,
+    /// Key and certificate of the authority that its guest trusts, as PEM, if it ever needed one.
+    #[serde(default)]
+    pub authority: Option<String>,
     /// What is happening to its disk: written before it begins, so that after a crash the monitor can be
     /// asked how far it came.
     pub freezing: Option<Freezing>,

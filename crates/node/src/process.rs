@@ -147,9 +147,16 @@ pub async fn list(machine: &Running) -> Result<Vec<ProcessState>> {
 
 /// Kills a process group.
 pub async fn kill(machine: &Running, pid: u32) -> Result<()> {
-    let client = machine.client()?;
-    let kill = || async { client.clone().kill_process(proto::KillProcessRequest { pid }).await };
+    let (client, request) = (machine.client()?, proto::KillProcessRequest { pid, signal: 0 });
+    let kill = || async { client.clone().kill_process(request).await };
     repeated(kill).await.map(drop).map_err(|status| process_error(&status))
+}
+
+/// Sends a signal to a process group, once.
+pub async fn signal(machine: &Running, pid: u32, signal: i32) -> Result<()> {
+    let signal = u32::try_from(signal).unwrap_or(u32::MAX);
+    let call = machine.client()?.kill_process(proto::KillProcessRequest { pid, signal }).await;
+    call.map(drop).map_err(|status| process_error(&status))
 }
 
 /// Writes to a process's standard input, and closes it behind that where asked to. Never sent twice: whether

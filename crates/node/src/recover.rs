@@ -9,6 +9,7 @@ use nullspace_types::Error;
 use nullspace_vmm::Vmm;
 
 use crate::checkpoint::Checkpoints;
+use crate::egress::Egress;
 use crate::machine::{self, Directories, Record, remove_directory};
 use crate::slot::Slot;
 use crate::template::vmm_error;
@@ -94,7 +95,14 @@ pub async fn take_up(
                 tracing::info!(%sandbox, "found running");
                 node.layers.hold(&record.layers);
                 let freezing = record.freezing.clone();
-                let parts = crate::running::Parts { monitor, slot, directory, room };
+                let egress = Egress::written(&directory, &record)?;
+                crate::egress::own(node, &slot, sandbox);
+                // Without the secrets, which control has: requests that need them are refused until it has
+                // told them. A slot whose policy cannot be put in force stays closed.
+                if let Err(error) = slot.set_egress(egress.enforced()).await {
+                    tracing::error!(%sandbox, %error, context = error.context, "the machine reaches nothing");
+                }
+                let parts = crate::running::Parts { monitor, slot, directory, egress, room };
                 let running = node.insert(record, guest, parts);
                 crate::stall::end_any(node, &running);
                 if let Err(error) = crate::capture::complete(node, &running, freezing).await {

@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::assemble::{end_process, remove_files};
 use crate::capacity::Room;
+use crate::egress::Egress;
 use crate::guest::{Client, Guest};
 use crate::layer::LayerId;
 use crate::machine::{self, Freezing, Record};
@@ -45,9 +46,14 @@ pub struct Running {
     pub disk: tokio::sync::Mutex<Disk>,
     /// Whether its layers are being merged.
     pub merging: AtomicBool,
+    /// What it may reach.
+    egress: Mutex<Egress>,
+    /// Held by who changes that.
+    pub ruling: tokio::sync::Mutex<()>,
     /// Samples of what it uses, newest last.
     pub samples: Mutex<VecDeque<SandboxMetrics>>,
     directory: PathBuf,
+    slot: Slot,
     guest: Guest,
     streams: Arc<Semaphore>,
     end: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
@@ -93,6 +99,21 @@ impl Running {
         let record =
             Record { layers: disk.layers.clone(), top: disk.top.clone(), freezing, ..self.record.clone() };
         machine::write(&self.directory, &record).await
+    }
+
+    /// What it may reach.
+    pub fn egress(&self) -> Egress {
+        self.egress.lock().expect("no panic under it").clone()
+    }
+
+    /// What it may reach from now on, as it is written down.
+    pub fn replace_egress(&self, egress: Egress) {
+        *self.egress.lock().expect("no panic under it") = egress;
+    }
+
+    /// Its place on the network.
+    pub fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     /// Its agent.
@@ -182,6 +203,8 @@ pub struct Parts {
     pub slot: Slot,
     /// Its files.
     pub directory: PathBuf,
+    /// What it may reach.
+    pub egress: Egress,
     /// Its share of the host.
     pub room: Room,
 }
@@ -197,8 +220,11 @@ pub fn drive(node: Arc<Node>, record: Record, guest: Guest, parts: Parts) -> Arc
         monitor: Arc::clone(&parts.monitor),
         disk: tokio::sync::Mutex::new(disk),
         merging: AtomicBool::new(false),
+        egress: Mutex::new(parts.egress.clone()),
+        ruling: tokio::sync::Mutex::default(),
         samples: Mutex::default(),
         directory: parts.directory.clone(),
+        slot: parts.slot.clone(),
         guest,
         streams,
         end,
@@ -262,8 +288,9 @@ async fn driver(
             () = node.stopping.cancelled() => return,
         }
     };
-    let Parts { monitor, slot, directory, room } = parts;
+    let Parts { monitor, slot, directory, room, egress: _ } = parts;
     crash::step("destroy.begun");
+    crate::egress::disown(&node, &slot).await;
     let ended = end_process(monitor.as_ref(), slot).await;
     let outcome = ended.and(remove_disk(&node, &running, &directory).await);
     crash::step("destroy.layers_released");

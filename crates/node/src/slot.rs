@@ -8,8 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nullspace_guest_proto as proto;
+use nullspace_net::Enforced;
+use nullspace_node_api::Stream;
 use nullspace_types::Error;
+use nullspace_types::network::Denial;
 use nullspace_vmm::{GuestLink, LinkStream, Placement};
+
+use crate::door::dial_error;
 
 /// The link that every machine has.
 pub fn link() -> nullspace_net::LinkConfig {
@@ -35,7 +40,8 @@ pub enum Slots {
     Fake(AtomicU32),
 }
 
-/// One machine's place on the network.
+/// One machine's place on the network. All clones are the same.
+#[derive(Clone)]
 pub enum Slot {
     /// See [`Slots::Real`].
     Real {
@@ -76,6 +82,14 @@ impl Slots {
         }
     }
 
+    /// What machines were denied since the last look, by their slots' numbers. Resolves when there is some.
+    pub async fn denials(&self) -> Vec<(u32, Denial)> {
+        match self {
+            Self::Real { pool, .. } => pool.denials().await,
+            Self::Fake(_) => std::future::pending().await,
+        }
+    }
+
     /// Whether making slots has to wait for more urgent work.
     pub fn set_busy(&self, busy: bool) {
         if let Self::Real { pool, .. } = self {
@@ -101,11 +115,39 @@ impl Slot {
         }
     }
 
-    /// Cuts the machine off from every network but its agent's link, before it runs.
-    pub async fn cut_off(&self) -> Result<(), Error> {
+    /// Closes the machine's way out, until a policy is put in force.
+    pub fn close(&self) -> Result<(), Error> {
         match self {
-            Self::Real { slot, .. } => slot.set_egress(nullspace_net::Egress::None).await.map_err(net_error),
+            Self::Real { slot, .. } => slot.close().map_err(net_error),
             Self::Fake(_) => Ok(()),
+        }
+    }
+
+    /// Puts a policy in force, all at once. If this fails the way out is closed.
+    pub async fn set_egress(&self, enforced: Arc<Enforced>) -> Result<(), Error> {
+        match self {
+            Self::Real { slot, .. } => slot.set_egress(enforced).await.map_err(net_error),
+            Self::Fake(_) => Ok(()),
+        }
+    }
+
+    /// What the machine was denied and nobody has been told of.
+    pub fn take_denials(&self) -> Result<Vec<Denial>, Error> {
+        match self {
+            Self::Real { slot, .. } => slot.take_denials().map_err(net_error),
+            Self::Fake(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Connects to a port of the machine.
+    pub async fn dial(&self, port: u16, patience: Duration) -> Result<Stream, Error> {
+        match self {
+            Self::Real { slot, .. } => match slot.dial(port, patience).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(nullspace_net::Error::Io { source, .. }) => Err(dial_error(port, &source)),
+                Err(error) => Err(dial_error(port, &std::io::Error::other(crate::chain(&error)))),
+            },
+            Self::Fake(_) => Err(dial_error(port, &std::io::ErrorKind::Unsupported.into())),
         }
     }
 

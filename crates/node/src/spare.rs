@@ -147,7 +147,7 @@ async fn make(node: &Node, shape: Shape) -> Result<Spare, Error> {
     let source = Source { template: node.templates.get(shape).await?, captured: None };
     let number = node.spares.next.fetch_add(1, Ordering::Relaxed);
     let directory = node.spares.directory.join(number.to_string());
-    let assembled = assemble(node.vmm.as_ref(), &node.slots, &node.layers, source, &directory).await?;
+    let assembled = assemble(node.vmm.as_ref(), &node.slots, &node.layers, source, &directory, None).await?;
     match warm_up(&assembled).await {
         Ok(()) => Ok(Spare { shape, assembled, _room: room }),
         Err(error) => {

@@ -97,6 +97,7 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
         reports,
         tasks,
         stopping,
+        owners: Mutex::default(),
         unprepared: watch::channel(Some("the template is being booted and captured".into())).0,
         entries: Mutex::default(),
     });
@@ -111,6 +112,7 @@ pub async fn start(settings: Settings, reports: mpsc::Sender<Report>) -> Result<
         );
     }
     node.tasks.spawn(crate::garbage::keep(Arc::clone(&node)));
+    node.tasks.spawn(crate::egress::report_denials(Arc::clone(&node)));
     node.tasks.spawn(prepare(Arc::clone(&node), shapes));
     node.tasks.spawn(crate::spare::keep(Arc::clone(&node)));
     Ok(node)
@@ -172,11 +174,13 @@ async fn real_slots(
     instance: String,
     keep: &[u32],
 ) -> Result<(Slots, HashMap<u32, Slot>), Error> {
-    let NetworkConfig { addresses, allow, resolvers } = network;
+    let NetworkConfig { addresses, allow, authorities, resolvers } = network;
+    let roots = crate::egress::roots(&authorities)?;
     let settings = nullspace_net::Config {
         addresses,
         allow,
         resolvers,
+        roots,
         ready: config.ready_slots,
         // Spares and a template's boot need slots too.
         max: config.max_machines + config.spare_machines + 8,

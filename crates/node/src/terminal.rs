@@ -28,7 +28,7 @@ pub async fn start(machine: &Running, spec: TerminalSpec) -> Result<TerminalInfo
         cwd: spec.cwd.unwrap_or_default(),
         envs: spec.envs.into_iter().collect(),
         user: spec.user.unwrap_or_default(),
-        command: String::new(),
+        command: spec.command.unwrap_or_default(),
     };
     let client = machine.client()?;
     let start = || async { client.clone().start_terminal(request.clone()).await };

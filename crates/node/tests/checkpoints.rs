@@ -7,6 +7,7 @@ use nullspace_node::{Config, Driver, LocalNode, NetworkConfig};
 use nullspace_node_api::{Captured, CheckpointMode, Command, Machine, MachineSpec, Node, Origin, Shape};
 use nullspace_types::Code;
 use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId};
+use nullspace_types::network::EgressPolicy;
 use nullspace_vmm::fake::FakeAgent;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -28,7 +29,7 @@ fn spec(sandbox_id: SandboxId, origin: Origin) -> MachineSpec {
         disk_mb: None,
         envs: [].into(),
         cwd: None,
-        internet_access: false,
+        egress: EgressPolicy { internet_access: false, ..EgressPolicy::default() },
         origin,
     }
 }

@@ -11,6 +11,7 @@ use nullspace_node_api::{
 };
 use nullspace_types::file::{BatchPart, FileRange};
 use nullspace_types::id::{IncarnationId, SandboxId, SessionId, UploadId};
+use nullspace_types::network::EgressPolicy;
 use nullspace_types::process::ProcessEvent;
 use nullspace_types::socket::FileEventKind;
 use nullspace_types::terminal::TerminalEvent;
@@ -47,7 +48,7 @@ async fn world() -> World {
         disk_mb: None,
         envs: [].into(),
         cwd: None,
-        internet_access: false,
+        egress: EgressPolicy { internet_access: false, ..EgressPolicy::default() },
         origin: Origin::Template,
     };
     node.machine_create(spec).await.unwrap();
@@ -142,7 +143,15 @@ async fn every_stream_ends_with_an_error_when_the_machine_is_gone() {
     let mut process = node.process_stream(id, command("sleep 1000")).await.unwrap();
     assert!(matches!(process.next().await, Some(Ok(ProcessEvent::Started { .. }))));
     let session_id = SessionId::new();
-    let spec = TerminalSpec { session_id, cols: 80, rows: 24, cwd: None, envs: [].into(), user: None };
+    let spec = TerminalSpec {
+        session_id,
+        cols: 80,
+        rows: 24,
+        cwd: None,
+        envs: [].into(),
+        user: None,
+        command: None,
+    };
     node.terminal_start(id, spec).await.unwrap();
     let mut terminal = node.terminal_attach(id, session_id).await.unwrap();
     assert!(matches!(terminal.next().await, Some(Ok(TerminalEvent::Attached(_)))));
@@ -166,7 +175,15 @@ async fn every_stream_ends_with_an_error_when_the_machine_is_gone() {
 async fn a_terminal_outlives_its_viewers_and_tells_each_of_its_end() {
     let world = world().await;
     let (node, id, session_id) = (&world.node, world.id, SessionId::new());
-    let spec = TerminalSpec { session_id, cols: 80, rows: 24, cwd: None, envs: [].into(), user: None };
+    let spec = TerminalSpec {
+        session_id,
+        cols: 80,
+        rows: 24,
+        cwd: None,
+        envs: [].into(),
+        user: None,
+        command: None,
+    };
     let info = node.terminal_start(id, spec.clone()).await.unwrap();
     assert_eq!(node.terminal_start(id, spec).await.unwrap(), info);
     drop(node.terminal_attach(id, session_id).await.unwrap());

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use nullspace_control::PreviewAddresses;
 use nullspace_domain::limits::UPLOAD_PARTS_MAX;
 use nullspace_domain::{Limits, WebhookConfig};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,12 @@ pub struct Config {
     pub node: nullspace_node::Config,
     /// What machines may reach.
     pub network: nullspace_node::NetworkConfig,
+    /// How the ports of sandboxes are reached.
+    pub gateway: nullspace_gateway::Config,
+    /// How sandboxes are reached by SSH.
+    pub ssh: nullspace_ssh::Config,
+    /// How stored secrets are kept.
+    pub secrets: SecretsConfig,
 }
 
 /// `[server]`: how the API is served.
@@ -71,6 +78,15 @@ pub struct StoreConfig {
     pub url: Option<String>,
 }
 
+/// `[secrets]`: how stored secrets are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecretsConfig {
+    /// The file with the key that they are sealed with in the database; made at the first start. Whoever has
+    /// both can read them, and without it they are lost. When absent: `secrets.key` in the data directory.
+    pub key_file: Option<PathBuf>,
+}
+
 impl Config {
     /// Reads a file; without one, the defaults.
     pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
@@ -111,6 +127,9 @@ impl Config {
             ("limits.upload_staging_bytes_max", 1, limits.upload_staging_bytes_max),
             ("limits.upload_secs_max", 1, u64::from(limits.upload_secs_max)),
             ("server.connections_max", 1, self.server.connections_max as u64),
+            ("ssh.connections_max", 1, self.ssh.connections_max as u64),
+            ("ssh.channels_max", 1, self.ssh.channels_max as u64),
+            ("ssh.login_secs", 1, u64::from(self.ssh.login_secs)),
             ("webhooks.concurrency_max", 1, self.webhooks.concurrency_max as u64),
             ("webhooks.timeout_secs", 1, u64::from(self.webhooks.timeout_secs)),
         ] {
@@ -126,7 +145,23 @@ impl Config {
         if let Some(url) = &self.server.public_url {
             check_public_url(url)?;
         }
-        Ok(())
+        self.gateway.check().map_err(anyhow::Error::msg)
+    }
+
+    /// Where the ports of sandboxes are reached, for a gateway that listens there.
+    pub fn preview_addresses(&self, listening: Option<SocketAddr>) -> anyhow::Result<PreviewAddresses> {
+        let gateway = &self.gateway;
+        Ok(match &gateway.domain {
+            Some(domain) => PreviewAddresses::Domain {
+                domain: domain.clone(),
+                tls: gateway.tls(),
+                port: gateway.public_port.unwrap_or(listening.unwrap_or(gateway.listen).port()),
+            },
+            None => PreviewAddresses::Local {
+                bind: gateway.bind,
+                ports: gateway.port_range().map_err(anyhow::Error::msg)?,
+            },
+        })
     }
 }
 
@@ -191,6 +226,11 @@ mod tests {
             ("[server]\npublic_url = \"ftp://example.com\"", "server.public_url"),
             ("[node]\nmax_machine = 3", "max_machine"),
             ("[webhooks]\nconcurrency_max = 0", "webhooks.concurrency_max must be at least 1, got 0"),
+            ("[gateway]\nports = \"3000-2999\"", "gateway.ports must be"),
+            ("[gateway]\ndomain = \"Example.com\"", "gateway.domain must be"),
+            ("[gateway]\ntls_key = \"/k\"", "gateway.tls_certificate and gateway.tls_key must be"),
+            ("[ssh]\nchannels_max = 0", "ssh.channels_max must be at least 1, got 0"),
+            ("[secrets]\nkey = \"x\"", "key"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(says), "{text}: {error}");

@@ -16,7 +16,7 @@ What stands here are the defaults.
 ";
 
 /// Each section with the struct that declares it and that struct's source.
-const SECTIONS: [(&str, &str, &str); 7] = [
+const SECTIONS: [(&str, &str, &str); 10] = [
     ("server", "ServerConfig", include_str!("config.rs")),
     ("image", "ImageConfig", include_str!("config.rs")),
     ("store", "StoreConfig", include_str!("config.rs")),
@@ -24,6 +24,9 @@ const SECTIONS: [(&str, &str, &str); 7] = [
     ("webhooks", "WebhookConfig", include_str!("../../domain/src/webhook.rs")),
     ("node", "Config", include_str!("../../node/src/config.rs")),
     ("network", "NetworkConfig", include_str!("../../node/src/config.rs")),
+    ("gateway", "Config", include_str!("../../gateway/src/config.rs")),
+    ("ssh", "Config", include_str!("../../ssh/src/config.rs")),
+    ("secrets", "SecretsConfig", include_str!("config.rs")),
 ];
 
 struct Field {

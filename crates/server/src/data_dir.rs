@@ -21,6 +21,11 @@ pub fn store_url(data_dir: &Path, configured: Option<&str>) -> String {
     configured.map_or_else(|| format!("sqlite://{}", data_dir.join("state.db").display()), str::to_owned)
 }
 
+/// The file with the key of the stored secrets, unless the configuration names another.
+pub fn secrets_key(data_dir: &Path, configured: Option<&Path>) -> PathBuf {
+    configured.map_or_else(|| data_dir.join("secrets.key"), Path::to_owned)
+}
+
 /// How long the lock of a server that was killed may outlive it: a child that it was starting holds it too,
 /// until it has become another program.
 const ORPHANED: Duration = Duration::from_secs(2);

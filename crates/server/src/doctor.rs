@@ -5,6 +5,7 @@
 //! closed again, a boot that is ended. Printing is the command line's; the text for it is
 //! [`render`]'s.
 
+mod entrance;
 mod machine;
 mod network;
 mod storage;
@@ -108,18 +109,25 @@ pub async fn examine(args: &DoctorArgs) -> Vec<Check> {
 
     checks.push(machine::rights());
     checks.extend(machine::engine(&config, &data_dir).await);
-    let (node, network) = (config.node.clone(), config.network.clone());
+    let resolvers = config.network.resolvers.clone();
+    let domain = config.gateway.domain.clone();
     checks.extend(
         apart(move || {
+            let Config { node, gateway, ssh, .. } = config;
             let mut checks = vec![machine::control_groups(), network::slots()];
             checks.extend(network::forwarding());
             checks.extend([storage::disk(&data_dir, &node), storage::memory(&node)]);
-            checks.push(network::port(listen, &data_dir));
+            checks.push(network::port("port", listen, "--listen", &data_dir));
+            checks.extend(entrance::gateway(&gateway, &data_dir));
+            checks.extend(entrance::relay(&ssh, &data_dir));
             checks
         })
         .await,
     );
-    checks.push(network::resolvers(&network.resolvers).await);
+    checks.push(network::resolvers(&resolvers).await);
+    if let Some(domain) = domain {
+        checks.push(entrance::names(&domain).await);
+    }
     checks
 }
 

@@ -12,6 +12,7 @@ pub mod config;
 mod config_reference;
 mod data_dir;
 pub mod doctor;
+mod entrance;
 mod http;
 mod key;
 mod leash;

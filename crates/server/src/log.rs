@@ -12,8 +12,9 @@ pub fn init() -> anyhow::Result<()> {
     let filter = match filter {
         Some((name, value)) => EnvFilter::try_new(&value)
             .map_err(|error| anyhow::anyhow!("{name}={value:?} is no log filter: {error}"))?,
-        // The database logs every slow statement as a warning of its own; that is for debugging.
-        None => EnvFilter::new("info,sqlx=error"),
+        // The database logs every slow statement as a warning of its own, and the SSH library what every client
+        // does; that is for debugging.
+        None => EnvFilter::new("info,sqlx=error,russh=error"),
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -35,6 +35,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         (_, Admin::Unusable(why)) => tracing::warn!("{why}"),
     }
     say(&format!("listening on http://{}", server.address()));
+    server.entrances().iter().for_each(|line| say(line));
     let signal = tokio::select! {
         signal = stopped.as_mut() => signal,
         ready = server.ready() => match ready {

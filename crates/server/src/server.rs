@@ -1,5 +1,5 @@
 //! A server: the parts in the order in which they start and stop. Owns the data directory's lock, the
-//! listener, the connections, and through control and the node everything else.
+//! listeners, the connections, and through control and the node everything else.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use nullspace_auth::{Admin, Authenticator, ensure_admin};
-use nullspace_control::{Control, SystemClock};
+use nullspace_control::{Access, Control, SystemClock};
 use nullspace_node_api::Node;
 use nullspace_store::Store;
 use nullspace_types::Error;
@@ -24,6 +24,7 @@ use crate::args::ServerArgs;
 use crate::compose::{NodeStart, StartNode};
 use crate::config::Config;
 use crate::data_dir::{DataDir, store_url};
+use crate::entrance::{Entrances, Opening};
 use crate::http;
 
 /// News of the node that waits for control.
@@ -69,6 +70,7 @@ pub struct Server {
     address: SocketAddr,
     admin_key: PathBuf,
     admin: Admin,
+    entrances: Entrances,
     app: App,
     store: Arc<dyn Store>,
     node: Arc<OnceLock<Arc<dyn Node>>>,
@@ -87,6 +89,7 @@ struct BringUp {
     data_dir: PathBuf,
     store: Arc<dyn Store>,
     app: App,
+    access: Access,
     node: Arc<OnceLock<Arc<dyn Node>>>,
     start_node: StartNode,
 }
@@ -100,7 +103,8 @@ impl BringUp {
         let node =
             (self.start_node)(start).await.map_err(with_context).context("the node could not start")?;
         let node = self.node.get_or_init(|| node).clone();
-        let control = Control::start(self.store, node, news, Arc::new(SystemClock), limits, webhooks)
+        let clock = Arc::new(SystemClock);
+        let control = Control::start(self.store, node, news, clock, limits, webhooks, self.access)
             .await
             .map_err(with_context)
             .context("what the last server left could not be taken over")?;
@@ -110,7 +114,7 @@ impl BringUp {
 }
 
 /// An error for the operator, who may see what callers may not.
-fn with_context(error: Error) -> anyhow::Error {
+pub(crate) fn with_context(error: Error) -> anyhow::Error {
     match &error.context {
         Some(context) => anyhow::anyhow!("{error}: {context}"),
         None => error.into(),
@@ -133,9 +137,19 @@ impl Server {
         let address = listener.local_addr()?;
         let admin_socket = admin::bind(data_dir.path())?;
 
-        let authenticator = Authenticator::open(store.clone()).await.map_err(with_context)?;
-        let app = App::new(authenticator, options.config.server.public_url.clone());
+        let authenticator = Arc::new(Authenticator::open(store.clone()).await.map_err(with_context)?);
+        let app = App::new(authenticator.clone(), options.config.server.public_url.clone());
         let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
+        let opening = Opening {
+            config: &options.config,
+            data_dir: data_dir.path(),
+            store: &store,
+            authenticator,
+            app: app.clone(),
+            stop: stop.clone(),
+            tasks: connections.clone(),
+        };
+        let (entrances, access) = opening.open().await?;
         let serving = http::serve(
             listener,
             nullspace_api::router(app.clone()),
@@ -150,6 +164,7 @@ impl Server {
             data_dir: data_dir.path().to_owned(),
             store: store.clone(),
             app: app.clone(),
+            access,
             node: node.clone(),
             start_node,
         };
@@ -164,6 +179,7 @@ impl Server {
             address,
             admin_key,
             admin,
+            entrances,
             app,
             store,
             node,
@@ -179,6 +195,11 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where sandboxes are reached besides, a line for each way.
+    pub fn entrances(&self) -> Vec<String> {
+        self.entrances.lines()
     }
 
     /// Where the first key is, and what this start found or did about it.

@@ -1,7 +1,8 @@
 //! What must outlive the process: tenants and API keys, what was asked for and seen of every sandbox,
-//! snapshots, idempotency keys, the log of lifecycle events, webhooks, and the secrets that the server signs
-//! with. One set of traits, two engines behind them (SQLite for one host, PostgreSQL for many), one contract
-//! suite that both must pass.
+//! snapshots, idempotency keys, the log of lifecycle events, webhooks, what sandboxes were denied, grants and
+//! addresses of previews, stored secrets as they are sealed, and the secrets that the server signs with. One
+//! set of traits, two engines behind them (SQLite for one host, PostgreSQL for many), one contract suite that
+//! both must pass.
 //!
 //! Who owns what: of a [`sandbox::SandboxRow`], control writes [`sandbox::Desired`]; what a node reported
 //! goes into [`sandbox::Observed`], by compare-and-set on incarnation and generation; what is shown is
@@ -14,15 +15,18 @@
 //! clear, and any SQL outside of this crate.
 
 mod canonical;
+pub mod denial;
 pub mod error;
 pub mod event;
 pub mod idempotency;
 pub mod key;
 mod postgres;
+pub mod preview;
 pub mod sandbox;
 pub mod secret;
 pub mod snapshot;
 mod sqlite;
+pub mod vault;
 pub mod webhook;
 
 use std::sync::Arc;
@@ -30,13 +34,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+pub use denial::DenialStore;
 pub use error::{Error, Result};
 pub use event::EventStore;
 pub use idempotency::IdempotencyStore;
 pub use key::KeyStore;
+pub use preview::PreviewStore;
 pub use sandbox::SandboxStore;
 pub use secret::SecretStore;
 pub use snapshot::SnapshotStore;
+pub use vault::VaultStore;
 pub use webhook::WebhookStore;
 
 /// The whole store, as one handle: `Arc<dyn Store>`.
@@ -49,6 +56,9 @@ pub trait Store:
     + WebhookStore
     + IdempotencyStore
     + SecretStore
+    + PreviewStore
+    + VaultStore
+    + DenialStore
     + Send
     + Sync
     + 'static

@@ -4,6 +4,7 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use nullspace_types::id::{SandboxId, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Executor as _};
 
@@ -81,5 +82,24 @@ async fn lock_events(transaction: &mut Transaction) -> Result<()> {
 /// of a sandbox follows from many rows. Taken before any row lock, so that it takes part in no deadlock.
 async fn lock_webhooks(transaction: &mut Transaction) -> Result<()> {
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(WEBHOOKS_LOCK).execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// Until the end of the transaction nobody else changes the row of this sandbox, nor what is counted for it:
+/// rows that refer to it can be written all the same.
+async fn lock_sandbox(transaction: &mut Transaction, id: SandboxId) -> Result<()> {
+    sqlx::query("SELECT id FROM sandboxes WHERE id = $1 FOR NO KEY UPDATE")
+        .bind(id.to_string())
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
+}
+
+/// The same of a tenant.
+async fn lock_tenant(transaction: &mut Transaction, id: TenantId) -> Result<()> {
+    sqlx::query("SELECT id FROM tenants WHERE id = $1 FOR NO KEY UPDATE")
+        .bind(id.to_string())
+        .execute(&mut **transaction)
+        .await?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use nullspace_types::event::LifecycleEvent;
 use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId, TenantId};
+use nullspace_types::network::NetworkSettings;
 use nullspace_types::sandbox::{Envs, TimeoutAction};
 use serde_json::{Map, Value};
 
@@ -85,6 +86,8 @@ pub struct Desired {
     pub cwd: Option<String>,
     /// Whether it reaches the internet.
     pub internet_access: bool,
+    /// Its network settings.
+    pub network: NetworkSettings,
     /// The window in milliseconds.
     pub timeout_ms: u64,
     /// What happens at its end.
@@ -160,6 +163,8 @@ pub struct NewSandbox {
     pub cwd: Option<String>,
     /// Whether it reaches the internet.
     pub internet_access: bool,
+    /// Its network settings.
+    pub network: NetworkSettings,
     /// The window in milliseconds, counted from when it runs.
     pub timeout_ms: u64,
     /// What happens at its end.
@@ -396,6 +401,14 @@ pub trait SandboxStore: Send + Sync {
         id: SandboxId,
         window: &Window,
         events: &[LifecycleEvent],
+    ) -> Result<Change>;
+
+    /// Changes what a sandbox may reach. [`Change::Stale`] if it is wanted no more.
+    async fn sandbox_network_set(
+        &self,
+        id: SandboxId,
+        internet_access: bool,
+        network: &NetworkSettings,
     ) -> Result<Change>;
 
     /// A sandbox of the tenant. A foreign one is [`Error::NotFound`](crate::Error::NotFound) like a

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use nullspace_types::event::LifecycleEvent;
 use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId, TenantId};
+use nullspace_types::network::NetworkSettings;
 use nullspace_types::sandbox::Envs;
 use serde_json::{Map, Value};
 
@@ -62,6 +63,8 @@ pub struct NewSnapshot {
     pub cwd: Option<String>,
     /// and whether it reaches the internet.
     pub internet_access: bool,
+    /// Its sandbox's network settings.
+    pub network: NetworkSettings,
     /// When it was captured.
     pub created_at: Timestamp,
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nullspace_types::id::{SandboxId, TenantId};
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
@@ -87,6 +88,18 @@ async fn lock_events(_transaction: &mut Transaction) -> Result<()> {
 /// The same holds for deliveries.
 #[allow(clippy::unused_async, reason = "the other engine waits here")]
 async fn lock_webhooks(_transaction: &mut Transaction) -> Result<()> {
+    Ok(())
+}
+
+/// And for whatever hangs on a sandbox,
+#[allow(clippy::unused_async, reason = "the other engine waits here")]
+async fn lock_sandbox(_transaction: &mut Transaction, _id: SandboxId) -> Result<()> {
+    Ok(())
+}
+
+/// or on a tenant.
+#[allow(clippy::unused_async, reason = "the other engine waits here")]
+async fn lock_tenant(_transaction: &mut Transaction, _id: TenantId) -> Result<()> {
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use nullspace_store::idempotency::Idempotency;
 use nullspace_store::sandbox::{Change, DesiredState, Insertion, NewSandbox, ObservedState, SandboxFilter};
 use nullspace_store::{Error, now, open};
 use nullspace_types::id::{IncarnationId, SnapshotId};
+use nullspace_types::network::NetworkSettings;
 use sha2::{Digest as _, Sha256};
 use sqlx::{Connection as _, Executor as _};
 
@@ -143,6 +144,7 @@ async fn a_database_of_before_hibernation_keeps_every_row() {
     assert_eq!((desired.cwd.as_deref(), desired.envs["A"].as_str()), (Some("/w"), "b"));
     assert_eq!((desired.auto_resume, desired.snapshot_id, desired.parent_id), (false, None, None));
     assert_eq!(desired.timeout_at.unwrap().as_microsecond(), 61_000_000);
+    assert_eq!(desired.network, NetworkSettings::default());
     let red = SandboxFilter { metadata: desired.metadata.clone(), ..all };
     assert_eq!(store.sandbox_list(tenant, &red).await.unwrap(), std::slice::from_ref(running));
     let key = Idempotency { operation: "sandbox_create", key: "k".into(), request_hash: [0; 32] };
@@ -158,6 +160,7 @@ async fn a_database_of_before_hibernation_keeps_every_row() {
         metadata: serde_json::Map::new(),
         cwd: None,
         internet_access: true,
+        network: NetworkSettings::default(),
         timeout_ms: 60_000,
         timeout_action: desired.timeout_action,
         auto_resume: false,

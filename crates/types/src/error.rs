@@ -65,6 +65,38 @@ codes! {
     EdgeTokenInvalid = "edge_token_invalid",
     /// A signed URL is too old.
     EdgeTokenExpired = "edge_token_expired",
+    /// The sandbox's ports are private, and the request does not show the token for them.
+    EdgeTokenMissing = "edge_token_missing",
+    /// The token is good, but for another port, sandbox, kind or place.
+    EdgeTokenScopeMismatch = "edge_token_scope_mismatch",
+    /// No such preview grant of the sandbox.
+    PreviewGrantNotFound = "preview_grant_not_found",
+    /// The token speaks of a grant that does not exist.
+    PreviewGrantInvalid = "preview_grant_invalid",
+    /// The token's grant was revoked.
+    PreviewGrantRevoked = "preview_grant_revoked",
+    /// The token's grant ended with its sandbox.
+    PreviewGrantDisabled = "preview_grant_disabled",
+    /// The proxy did not send its token.
+    PreviewProxyTokenMissing = "preview_proxy_token_missing",
+    /// The proxy's token is wrong, or was made for something else.
+    PreviewProxyTokenInvalid = "preview_proxy_token_invalid",
+    /// The proxy's token is good, but for another port, sandbox or kind, or for a URL.
+    PreviewProxyTokenScopeMismatch = "preview_proxy_token_scope_mismatch",
+    /// The proxy's token is too old.
+    PreviewProxyTokenExpired = "preview_proxy_token_expired",
+    /// The address leads to no sandbox, or to one that cannot be used.
+    PreviewSandboxDisabled = "preview_sandbox_disabled",
+    /// Nothing in the sandbox listens on the port, or it did not answer as it should.
+    PreviewServiceNotReady = "preview_service_not_ready",
+    /// The port is one that previews do not reach.
+    UnsupportedPreviewPort = "unsupported_preview_port",
+    /// The sandbox's machine cannot be reached.
+    EdgeRuntimeHostUnreachable = "edge_runtime_host_unreachable",
+    /// The sandbox is paused and does not wake by itself.
+    SandboxPausedAutoResumeDisabled = "sandbox_paused_auto_resume_disabled",
+    /// No such stored secret.
+    SecretNotFound = "secret_not_found",
     /// The method is not one that the route has.
     MethodNotAllowed = "method_not_allowed",
     /// The body is larger than the route takes.
@@ -177,6 +209,8 @@ impl Error {
                 | Code::RateLimitExceeded
                 | Code::Unavailable
                 | Code::SandboxNotReady
+                | Code::PreviewServiceNotReady
+                | Code::EdgeRuntimeHostUnreachable
         )
     }
 }

@@ -118,6 +118,14 @@ id!(
     UploadId, "upload", "up_"
 );
 id!(
+    /// What makes the tokens of a preview URL good.
+    PreviewGrantId, "preview grant", "pvg_"
+);
+id!(
+    /// A certificate for access by SSH.
+    SshAccessId, "SSH access", "sshacc_"
+);
+id!(
     /// One request to the API, for finding it again in the logs.
     RequestId, "request", "req_"
 );

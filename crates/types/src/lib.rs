@@ -9,13 +9,17 @@ pub mod file;
 pub mod id;
 pub mod key;
 pub mod monitor;
+pub mod network;
+pub mod preview;
 pub mod process;
 pub mod sandbox;
 pub mod snapshot;
 pub mod socket;
+pub mod ssh;
 pub mod template;
 pub mod terminal;
 pub mod upload;
+pub mod vault;
 pub mod webhook;
 
 pub use error::{Code, Error, Result};

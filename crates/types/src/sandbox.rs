@@ -120,6 +120,9 @@ pub struct Sandbox {
     /// Why it is in `error`, for people.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error_message: Option<String>,
+    /// What lets requests reach its ports where `allow_public_traffic` is false. Told by create alone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub traffic_access_token: Option<String>,
 }
 
 /// The fields that `fields=` may name.

@@ -1,4 +1,5 @@
-//! A store whose disk can be full on demand: then every write of a sandbox, a snapshot or a webhook fails, and reads go on. It
+//! A store whose disk can be full on demand: then every write of a sandbox, a snapshot, a
+//! webhook, a grant or a secret fails, and reads go on. It
 //! stands in for a file system of its own, which a test cannot have without being root.
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use nullspace_store::event::{EventCursor, EventFilter, EventRow};
 use nullspace_store::idempotency::Idempotency;
 use nullspace_store::key::{KeyRow, NewKey, TenantRow};
+use nullspace_store::preview::{GrantRow, GrantUse, LocalPort, NewGrant};
 use nullspace_store::sandbox::{
     Change, Destruction, Insertion, Insertions, NewSandbox, Observation, SandboxCounts, SandboxFilter,
     SandboxRow, Window,
@@ -18,14 +20,16 @@ use nullspace_store::snapshot::{
 };
 use nullspace_store::webhook::{DueDelivery, NewWebhook, WebhookChange};
 use nullspace_store::{
-    Error, EventStore, IdempotencyStore, KeyStore, Result, SandboxStore, SecretStore, SnapshotStore, Store,
-    WebhookStore,
+    DenialStore, Error, EventStore, IdempotencyStore, KeyStore, PreviewStore, Result, SandboxStore,
+    SecretStore, SnapshotStore, Store, VaultStore, WebhookStore,
 };
 use nullspace_types::event::LifecycleEvent;
 use nullspace_types::id::{
-    DeliveryId, EventId, IncarnationId, KeyId, SandboxId, SnapshotId, TenantId, WebhookId,
+    DeliveryId, EventId, IncarnationId, KeyId, PreviewGrantId, SandboxId, SnapshotId, TenantId, WebhookId,
 };
 use nullspace_types::key::Key;
+use nullspace_types::network::{Denial, NetworkSettings};
+use nullspace_types::vault::StoredSecret;
 use nullspace_types::webhook::{Webhook, WebhookAttempt, WebhookDelivery, WebhookDeliveryDetail};
 
 /// A store on a disk that can be full.
@@ -127,6 +131,16 @@ impl SandboxStore for FullStore {
         limit: u32,
     ) -> Result<Vec<SandboxRow>> {
         self.inner.sandbox_descendants(tenant, root, limit).await
+    }
+
+    async fn sandbox_network_set(
+        &self,
+        id: SandboxId,
+        internet_access: bool,
+        network: &NetworkSettings,
+    ) -> Result<Change> {
+        self.room()?;
+        self.inner.sandbox_network_set(id, internet_access, network).await
     }
 
     async fn sandbox_counts_all(&self) -> Result<SandboxCounts> {
@@ -401,6 +415,112 @@ impl IdempotencyStore for FullStore {
 impl SecretStore for FullStore {
     async fn secret_ensure(&self, name: &str, candidate: &[u8; 32]) -> Result<[u8; 32]> {
         self.inner.secret_ensure(name, candidate).await
+    }
+}
+
+#[async_trait]
+impl PreviewStore for FullStore {
+    async fn grant_insert(&self, grant: &NewGrant) -> Result<GrantRow> {
+        self.room()?;
+        self.inner.grant_insert(grant).await
+    }
+
+    async fn grant_find(&self, id: PreviewGrantId) -> Result<Option<GrantRow>> {
+        self.inner.grant_find(id).await
+    }
+
+    async fn grant_list(
+        &self,
+        tenant: TenantId,
+        sandbox: SandboxId,
+        port: Option<u16>,
+    ) -> Result<Vec<GrantRow>> {
+        self.inner.grant_list(tenant, sandbox, port).await
+    }
+
+    async fn grant_revoke(
+        &self,
+        tenant: TenantId,
+        sandbox: SandboxId,
+        id: PreviewGrantId,
+        at: Timestamp,
+    ) -> Result<GrantRow> {
+        self.room()?;
+        self.inner.grant_revoke(tenant, sandbox, id, at).await
+    }
+
+    async fn grants_disable(&self, sandbox: SandboxId, at: Timestamp) -> Result<()> {
+        self.room()?;
+        self.inner.grants_disable(sandbox, at).await
+    }
+
+    async fn grants_used(&self, used: &[(PreviewGrantId, GrantUse)], at: Timestamp) -> Result<()> {
+        self.room()?;
+        self.inner.grants_used(used, at).await
+    }
+
+    async fn local_port_assign(&self, candidate: LocalPort) -> Result<LocalPort> {
+        self.room()?;
+        self.inner.local_port_assign(candidate).await
+    }
+
+    async fn local_port_list(&self) -> Result<Vec<LocalPort>> {
+        self.inner.local_port_list().await
+    }
+
+    async fn local_port_release(&self, local: u16) -> Result<()> {
+        self.room()?;
+        self.inner.local_port_release(local).await
+    }
+
+    async fn local_ports_release(&self, sandbox: SandboxId) -> Result<Vec<LocalPort>> {
+        self.room()?;
+        self.inner.local_ports_release(sandbox).await
+    }
+}
+
+#[async_trait]
+impl VaultStore for FullStore {
+    async fn vault_insert(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        sealed: &[u8],
+        at: Timestamp,
+    ) -> Result<StoredSecret> {
+        self.room()?;
+        self.inner.vault_insert(tenant, name, sealed, at).await
+    }
+
+    async fn vault_list(&self, tenant: TenantId) -> Result<Vec<StoredSecret>> {
+        self.inner.vault_list(tenant).await
+    }
+
+    async fn vault_get(&self, tenant: TenantId, names: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
+        self.inner.vault_get(tenant, names).await
+    }
+
+    async fn vault_delete(&self, tenant: TenantId, name: &str) -> Result<()> {
+        self.room()?;
+        self.inner.vault_delete(tenant, name).await
+    }
+}
+
+#[async_trait]
+impl DenialStore for FullStore {
+    async fn denials_add(&self, denials: &[(SandboxId, Denial)]) -> Result<()> {
+        self.room()?;
+        self.inner.denials_add(denials).await
+    }
+
+    async fn denial_list(
+        &self,
+        tenant: TenantId,
+        sandbox: SandboxId,
+        offset: u32,
+        limit: u32,
+    ) -> Result<Vec<Denial>> {
+        self.inner.denial_list(tenant, sandbox, offset, limit).await
     }
 }
 

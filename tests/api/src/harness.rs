@@ -107,8 +107,9 @@ impl Harness {
         Self::with(Config::default()).await
     }
 
-    /// A server with these settings that is ready.
-    pub async fn with(config: Config) -> Self {
+    /// A server with these settings that is ready. Like the API, SSH is served on a port that is free.
+    pub async fn with(mut config: Config) -> Self {
+        config.ssh.listen = Some(([127, 0, 0, 1], 0).into());
         // There is one per process, and tests of one process share it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory =

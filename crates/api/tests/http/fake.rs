@@ -180,6 +180,7 @@ pub fn sandbox(id: SandboxId) -> Sandbox {
         parent_id: None,
         auto_resume: false,
         error_message: None,
+        traffic_access_token: None,
     }
 }
 

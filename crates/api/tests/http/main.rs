@@ -1,6 +1,8 @@
 //! The routes, from outside, over an implementation that answers at once.
 
+mod access;
 mod fake;
+mod fake_access;
 mod fake_lifecycle;
 mod file;
 mod lifecycle;
@@ -71,11 +73,13 @@ fn operations(id: &str) -> Vec<(String, String)> {
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             let path = path.replace("{sandbox_id}", id).replace("{pid}", "1").replace("{part}", "0");
+            let path = path.replace("{port}", "8080").replace("{name}", "token");
             let digits = id.rsplit('_').next().unwrap();
             let path = path
                 .replace("{session_id}", &format!("ses_{digits}"))
                 .replace("{upload_id}", &format!("up_{digits}"))
                 .replace("{snapshot_id}", &format!("snap_{digits}"))
+                .replace("{grant_id}", &format!("pvg_{digits}"))
                 .replace("{webhook_id}", &format!("wh_{digits}"))
                 .replace("{delivery_id}", &format!("whd_{digits}"));
             operations.push((method.to_uppercase(), path));

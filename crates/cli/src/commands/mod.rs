@@ -9,6 +9,9 @@ mod gc;
 mod key;
 mod lifecycle;
 mod monitor;
+mod network;
+mod preview;
+mod preview_wait;
 mod process;
 mod process_stream;
 mod sandbox;
@@ -16,8 +19,11 @@ mod sandbox_create;
 mod sandbox_fork;
 mod sandbox_hibernate;
 mod sandbox_json;
+mod secret;
 mod server;
 mod snapshot;
+mod ssh;
+mod ssh_files;
 mod template;
 mod terminal;
 mod top;
@@ -54,6 +60,13 @@ enum Command {
     /// What sandboxes are made from.
     #[command(subcommand)]
     Template(template::Command),
+    /// Log in to a sandbox, or run a command in it, with OpenSSH's own client.
+    ///
+    /// A paused sandbox is resumed first. The exit status is that of ssh.
+    Ssh(ssh::Ssh),
+    /// Values that are added to what sandboxes send, and that they never hold.
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// What happened to sandboxes, and who is told.
     #[command(subcommand)]
     Lifecycle(lifecycle::Command),
@@ -89,6 +102,8 @@ impl Root {
             Command::Sandbox(command) => command.run(),
             Command::Snapshot(command) => command.run(),
             Command::Template(command) => command.run(),
+            Command::Ssh(ssh) => ssh.run(),
+            Command::Secret(command) => command.run(),
             Command::Lifecycle(command) => command.run(),
             Command::Monitor(command) => command.run(),
             Command::Top(top) => top.run(),

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 
 use super::sandbox_json::{Chosen, SandboxJson};
 use super::{
-    download, file, process, sandbox_create, sandbox_fork, sandbox_hibernate, snapshot, terminal, upload,
+    download, file, network, preview, process, sandbox_create, sandbox_fork, sandbox_hibernate, snapshot,
+    ssh, terminal, upload,
 };
 use crate::failure::Outcome;
 use crate::printer::{self, Cell, Mood};
@@ -77,6 +78,23 @@ pub(crate) enum Command {
     ///
     /// A connection that breaks is made again, and the download goes on where it broke.
     Download(download::Download),
+    /// Print the host that a port is reached at.
+    Host(preview::Host),
+    /// Print the URL that a port is reached at, without any token.
+    Url(preview::Url),
+    /// URLs that open a port for whoever has them, for a while.
+    #[command(subcommand)]
+    PreviewUrl(preview::UrlCommand),
+    /// Targets for a proxy of your own.
+    #[command(subcommand)]
+    PreviewProxyTarget(preview::ProxyCommand),
+    /// Wait until a service in a sandbox answers; exit with 1 if it does not.
+    Ready(preview::Ready),
+    /// Certify a key for access by SSH, and print the command that logs in.
+    SshAccess(ssh::Access),
+    /// What a sandbox may reach, and who may reach it.
+    #[command(subcommand)]
+    Network(network::Command),
 }
 
 /// The sandbox a command is about.
@@ -222,6 +240,13 @@ impl Command {
             Self::Pty(command) => command.run(),
             Self::Upload(upload) => upload.run(),
             Self::Download(download) => download.run(),
+            Self::Host(host) => host.run(),
+            Self::Url(url) => url.run(),
+            Self::PreviewUrl(command) => command.run(),
+            Self::PreviewProxyTarget(command) => command.run(),
+            Self::Ready(ready) => ready.run(),
+            Self::SshAccess(access) => access.run(),
+            Self::Network(command) => command.run(),
         }
     }
 }

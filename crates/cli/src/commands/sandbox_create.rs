@@ -5,6 +5,7 @@ use clap::{Args, ValueEnum};
 use nullspace_types::sandbox::{LifecyclePolicy, OnTimeout, SandboxCreate};
 use serde_json::{Map, Value, json};
 
+use super::network;
 use super::sandbox::Action;
 use super::sandbox_json::SandboxJson;
 use crate::failure::{Failure, Outcome};
@@ -54,13 +55,12 @@ pub(crate) struct Create {
     /// The environment, as a JSON object.
     #[arg(long, value_name = "JSON", value_parser = options::object)]
     env_json: Option<Map<String, Value>>,
-    /// Network settings, as a JSON object.
-    #[arg(long, value_name = "JSON", value_parser = options::object)]
-    network_json: Option<Map<String, Value>>,
+    #[command(flatten)]
+    network: network::Rules,
     /// Let the sandbox reach the internet (the default).
     #[arg(long, overrides_with = "no_internet_access")]
     internet_access: bool,
-    /// Cut the sandbox off from every network.
+    /// Let the sandbox reach nothing but what a rule allows.
     #[arg(long, overrides_with = "internet_access")]
     no_internet_access: bool,
     /// With the same key at most one sandbox is created, however often the command is run.
@@ -162,7 +162,7 @@ impl Create {
             cwd: self.cwd,
             internet_access: fresh.then_some(internet_access),
             auto_resume: Some(self.auto_resume && !self.no_auto_resume),
-            network: self.network_json,
+            network: Some(self.network.object()).filter(|network| !network.is_empty()),
             desktop,
             volumes: Some(self.volume).filter(|volumes| !volumes.is_empty()),
             warm_pool,

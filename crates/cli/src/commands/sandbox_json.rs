@@ -33,6 +33,8 @@ pub(super) struct SandboxJson<'a> {
     auto_resume: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error_message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic_access_token: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -63,6 +65,7 @@ impl<'a> SandboxJson<'a> {
             parent_id: sandbox.parent_id,
             auto_resume: Some(true).filter(|_| sandbox.auto_resume),
             error_message: sandbox.error_message.as_deref(),
+            traffic_access_token: sandbox.traffic_access_token.as_deref(),
         }
     }
 }

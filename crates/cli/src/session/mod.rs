@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use nullspace_client::{Client, Config, Explicit};
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::Failure;
 use crate::printer::Progress;
 
 /// Shorter waits need no sign of life.
 const PATIENCE: Duration = Duration::from_millis(800);
 
 /// Runs a command against the configured server.
-pub(crate) fn run<F: Future<Output = Outcome>>(command: impl FnOnce(Client) -> F) -> Outcome {
+pub(crate) fn run<T, F: Future<Output = Result<T, Failure>>>(
+    command: impl FnOnce(Client) -> F,
+) -> Result<T, Failure> {
     let client = Client::new(Config::resolve(Explicit::default())?)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -31,10 +33,10 @@ pub(crate) fn run<F: Future<Output = Outcome>>(command: impl FnOnce(Client) -> F
 }
 
 /// As [`run`], for what is done inside a sandbox: one that is paused is resumed first.
-pub(crate) fn run_in<F: Future<Output = Outcome>>(
+pub(crate) fn run_in<T, F: Future<Output = Result<T, Failure>>>(
     sandbox: &str,
     command: impl FnOnce(Client) -> F,
-) -> Outcome {
+) -> Result<T, Failure> {
     run(async |client| {
         wait("waking the sandbox", None, client.sandbox_connect(sandbox)).await?;
         command(client).await

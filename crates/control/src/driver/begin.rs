@@ -104,6 +104,11 @@ impl Driver {
                 () = end_machine(&*self.shared.node, self.id) => {}
             }
         }
+        // The node does not keep what must not be written down, such as the values of secrets.
+        match machine {
+            Some(_) => self.renew_later(),
+            None => self.view.send_modify(|view| view.taken_over = true),
+        }
         match (self.record.state, machine) {
             // Whoever asked for it is gone with the server that was making it. The key is freed, so that
             // the same request makes a new one.

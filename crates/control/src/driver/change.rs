@@ -227,7 +227,8 @@ impl Driver {
                     free_key,
                     at: now,
                 };
-                one(Change::Destroyed(destruction), events)
+                let ended = Write { change: Change::AccessEnded { at: now }, events: vec![] };
+                vec![ended, Write { change: Change::Destroyed(destruction), events }]
             }
             (
                 State::Absent

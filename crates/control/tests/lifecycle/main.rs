@@ -1,8 +1,12 @@
 //! The life of sandboxes, seen from control itself, with the real store and a node in memory.
 
+mod doors;
 mod events;
 mod monitor;
+mod network;
 mod node;
+mod preview;
+mod ssh;
 mod webhooks;
 
 use std::sync::Arc;
@@ -15,6 +19,7 @@ use nullspace_store::Store;
 use nullspace_store::event::{EventFilter, EventOrder};
 use nullspace_types::event::{LifecycleEvent, Operation};
 use nullspace_types::id::{SandboxId, TenantId};
+use nullspace_types::key::Principal;
 use nullspace_types::process::ExecRequest;
 use nullspace_types::sandbox::{
     Sandbox, SandboxGetQuery, SandboxListQuery, SandboxStatus, SandboxTimeoutSet, TimeoutAction,
@@ -24,22 +29,30 @@ use nullspace_types::{Code, Error, Result};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use doors::{TestDoors, access};
 use node::{MemoryNode, Point};
 
 struct World {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
+    doors: TestDoors,
     store: Arc<dyn Store>,
     node: MemoryNode,
     control: Control,
     tenant: TenantId,
+    caller: Principal,
 }
 
-async fn control(store: &Arc<dyn Store>, node: &MemoryNode) -> Control {
+async fn control(
+    store: &Arc<dyn Store>,
+    node: &MemoryNode,
+    directory: &std::path::Path,
+    doors: &TestDoors,
+) -> Control {
     let (_, reports) = mpsc::channel(8);
+    let access = access(&**store, directory, doors).await;
     let (store, node) = (store.clone(), Arc::new(node.clone()));
-    let webhooks = WebhookConfig::default();
-    let start = Control::start(store, node, reports, Arc::new(SystemClock), Limits::default(), webhooks);
-    start.await.unwrap()
+    let (clock, webhooks) = (Arc::new(SystemClock), WebhookConfig::default());
+    Control::start(store, node, reports, clock, Limits::default(), webhooks, access).await.unwrap()
 }
 
 impl World {
@@ -48,16 +61,20 @@ impl World {
         let url = format!("sqlite://{}", directory.path().join("state.db").display());
         let store = nullspace_store::open(&url).await.unwrap();
         let tenant = store.tenant_ensure("default", nullspace_store::now()).await.unwrap().id;
-        let node = MemoryNode::default();
-        let control = control(&store, &node).await;
-        Self { _directory: directory, store, node, control, tenant }
+        let key = nullspace_auth::keys::create(&*store, "default", "test").await.unwrap().key;
+        let caller = Principal { tenant_id: tenant, key_id: key.id };
+        let (node, doors) = (MemoryNode::default(), TestDoors::default());
+        let control = control(&store, &node, directory.path(), &doors).await;
+        Self { directory, doors, store, node, control, tenant, caller }
     }
 
     /// Ends control in the middle of whatever it does, and starts another on what is left.
     async fn restart(&mut self, point: Point) {
         self.control.stop().await;
         self.node.release(point);
-        self.control = control(&self.store, &self.node).await;
+        // What a server listens on ends with it.
+        self.doors.with(|world| world.open.clear());
+        self.control = control(&self.store, &self.node, self.directory.path(), &self.doors).await;
     }
 
     async fn create(&self, body: Value) -> Result<Sandbox> {

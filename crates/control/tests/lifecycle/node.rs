@@ -12,10 +12,12 @@ use jiff::Timestamp;
 use nullspace_node_api::*;
 use nullspace_types::file::*;
 use nullspace_types::id::*;
+use nullspace_types::network::EgressPolicy;
 use nullspace_types::process::ProcessInfo;
 use nullspace_types::sandbox::SandboxMetrics;
 use nullspace_types::terminal::TerminalInfo;
 use nullspace_types::{Code, Error, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 /// Where a call can be held.
@@ -37,6 +39,14 @@ pub struct World {
     pub room: Option<usize>,
     /// Captures fail with this.
     pub capture_error: Option<Error>,
+    /// What every machine was last told that it may reach.
+    pub policies: BTreeMap<SandboxId, EgressPolicy>,
+    /// The next changes of a policy fail with these.
+    pub egress_errors: Vec<Error>,
+    /// Services in every machine: port, and the HTTP status that is answered.
+    pub services: BTreeMap<u16, u16>,
+    /// Programs that were started with the caller's streams.
+    pub piped: Vec<Piped>,
     held: BTreeSet<Point>,
     reached: BTreeSet<Point>,
     /// What must not happen.
@@ -119,8 +129,27 @@ fn make(world: &mut World, spec: &MachineSpec) -> Result<Machine> {
         started_at: Timestamp::now(),
     };
     world.made.push(spec.incarnation);
+    world.policies.insert(spec.sandbox_id, spec.egress.clone());
     world.machines.insert(spec.sandbox_id, machine.clone());
     Ok(machine)
+}
+
+/// A service that answers one request, and an echo of nothing.
+fn serve(status: u16) -> Stream {
+    let (outside, mut inside) = tokio::io::duplex(4096);
+    tokio::spawn(async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match inside.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => return,
+            }
+        }
+        let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+        // Whoever asked may be gone.
+        let _ = inside.write_all(answer.as_bytes()).await;
+    });
+    Box::new(outside)
 }
 
 fn capture(world: &mut World, of: SandboxId, id: SnapshotId, mode: CheckpointMode) -> Result<Checkpoint> {
@@ -211,6 +240,35 @@ impl Node for MemoryNode {
         let output = Captured::Inline { stdout: vec![], stderr: vec![] };
         Ok(Finished { pid: 1, exit_code: 0, timed_out: false, guest_us: 0, output })
     }
+
+    async fn connect(&self, id: SandboxId, to: Door, _: Duration) -> Result<Stream> {
+        self.with(|world| world.machines.get(&id).map(drop).ok_or_else(|| no_such_machine(id)))?;
+        let Door::Port(port) = to else { return not_here() };
+        let status = self.with(|world| world.services.get(&port).copied());
+        let refused = || Error::new(Code::PreviewServiceNotReady, format!("nothing listens on port {port}"));
+        status.map(serve).ok_or_else(refused)
+    }
+
+    async fn egress_set(&self, id: SandboxId, policy: EgressPolicy) -> Result<()> {
+        self.with(|world| {
+            world.machines.get(&id).map(drop).ok_or_else(|| no_such_machine(id))?;
+            world.policies.remove(&id);
+            if !world.egress_errors.is_empty() {
+                return Err(world.egress_errors.remove(0));
+            }
+            world.policies.insert(id, policy);
+            Ok(())
+        })
+    }
+
+    async fn process_pipe(&self, _: SandboxId, program: Piped) -> Result<PipedProcess> {
+        self.with(|world| world.piped.push(program));
+        let exit = Box::pin(async { Ok(0) });
+        Ok(PipedProcess { pid: 1, stdio: serve(200), stderr: serve(200), exit })
+    }
+
+    async fn listen(&self, _: SandboxId, _: String, _: u16) -> Result<Listening> { not_here() }
+    async fn process_signal(&self, _: SandboxId, _: u32, _: i32) -> Result<()> { not_here() }
 
     async fn shutdown(&self) {}
 

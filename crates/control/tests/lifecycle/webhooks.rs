@@ -22,7 +22,13 @@ const SECRET: &str = "a secret of 16 to 256 characters";
 
 /// The system's clock, and what the test adds to it.
 #[derive(Default)]
-struct Ahead(AtomicI64);
+pub struct Ahead(AtomicI64);
+
+impl Ahead {
+    pub fn forward(&self, seconds: i64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
 
 impl Clock for Ahead {
     fn now(&self) -> Timestamp {
@@ -85,13 +91,15 @@ async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 /// A world whose clock can be set.
-async fn start(allow_private: bool) -> (World, Arc<Ahead>) {
+pub async fn start(allow_private: bool) -> (World, Arc<Ahead>) {
     let world = World::start().await;
     world.control.stop().await;
     let (clock, (_, reports)) = (Arc::new(Ahead::default()), mpsc::channel(8));
     let config = WebhookConfig { allow_private, timeout_secs: 1, ..WebhookConfig::default() };
     let (store, node) = (world.store.clone(), Arc::new(world.node.clone()));
-    let control = Control::start(store, node, reports, clock.clone(), Limits::default(), config).await;
+    let access = access(&*store, world.directory.path(), &world.doors).await;
+    let control =
+        Control::start(store, node, reports, clock.clone(), Limits::default(), config, access).await;
     (World { control: control.unwrap(), ..world }, clock)
 }
 
@@ -123,7 +131,7 @@ impl World {
 
     /// Lets time go by, and the server notice.
     async fn pass(&self, clock: &Ahead, id: WebhookId, seconds: i64) {
-        clock.0.fetch_add(seconds, Ordering::SeqCst);
+        clock.forward(seconds);
         self.control.webhook_update(self.tenant, id, WebhookUpdate::default()).await.unwrap();
     }
 }
@@ -271,7 +279,8 @@ async fn what_was_not_delivered_when_the_server_stopped_is_delivered_by_the_next
     let (_, reports) = mpsc::channel(8);
     let config = WebhookConfig { allow_private: true, ..WebhookConfig::default() };
     let (store, node) = (world.store.clone(), Arc::new(world.node.clone()));
-    let next = Control::start(store, node, reports, Arc::new(SystemClock), Limits::default(), config);
+    let access = access(&*store, world.directory.path(), &world.doors).await;
+    let next = Control::start(store, node, reports, Arc::new(SystemClock), Limits::default(), config, access);
     let world = World { control: next.await.unwrap(), ..world };
     world.until_statuses(id, &[DeliveryStatus::Succeeded]).await;
     assert_eq!(endpoint.requests.lock().unwrap().len(), 2);

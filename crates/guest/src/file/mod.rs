@@ -57,7 +57,7 @@ pub fn owner(user: &str) -> Result<Option<Account>, Status> {
 }
 
 /// Opens to read in a way that waits for nobody, whatever the path is. `flags`: of open(2), besides.
-fn open_to_read(path: &Path, flags: i32) -> io::Result<File> {
+pub fn open_to_read(path: &Path, flags: i32) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | flags).open(path)
 }
 

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::sync::{Notify, oneshot};
+
+use super::signal::Signal;
 
 /// A program that the agent started. It leads a session and a process group, which have its number.
 pub struct Leader {
@@ -21,10 +21,15 @@ pub struct Leader {
 impl Leader {
     /// Sends SIGKILL to the whole group. Nothing happens once the process was reaped.
     pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// Sends a signal to the whole group. Nothing happens once the process was reaped.
+    pub fn signal(&self, signal: Signal) {
         // The reaper is on this thread, so it does not come between.
         if !self.reaped.load(Ordering::Acquire) {
             // The group exists at least until its leader is reaped, so the only error is none.
-            let _ = killpg(Pid::from_raw(self.pid as i32), Signal::SIGKILL);
+            let _ = signal.to_group(self.pid as i32);
         }
     }
 }

@@ -6,8 +6,9 @@
 //! - `supervise` owns one process's pipes and time limit, in a task of its own.
 //! - `follow` reads what is recorded, for streams. It owns nothing but its place in `pace`, by which a
 //!   process waits for followers that ask for it; a dropped stream means nothing.
-//! - `output` and `store` are the record; `launch` and `spawn` are the start of any program, `window` is
-//!   what readers of any pace have still to take, for terminals too; `listing` shows all processes.
+//! - `piped` owns the streams of a program that is not recorded.
+//! - `output` and `store` are the record; `launch`, `pipe` and `spawn` are the start of any program, `window`
+//!   is what readers of any pace have still to take, for terminals too; `listing` shows all processes.
 
 pub mod children;
 pub mod follow;
@@ -16,7 +17,10 @@ pub mod listing;
 pub mod name;
 pub mod output;
 mod pace;
+pub mod pipe;
+pub mod piped;
 pub mod reaper;
+pub mod signal;
 mod spawn;
 mod store;
 mod supervise;
@@ -37,6 +41,7 @@ use tonic::Status;
 use children::Leader;
 use output::{Channel, OUTPUT_BYTES, Output};
 use pace::Pace;
+use signal::Signal;
 use table::Start;
 
 /// A process started through the API, running or ended.
@@ -111,7 +116,14 @@ impl Process {
             admission: crate::freezer::Freezer::without_groups().admit_hook(),
         };
         let arrived = Instant::now();
-        let start = Start { launch, shown: "true".into(), timeout: None, stdin: false, arrived, name: None };
+        let start = Start {
+            launch,
+            shown: "true".into(),
+            timeout: None,
+            standard: table::Standard::Recorded { stdin: false },
+            arrived,
+            name: None,
+        };
         let process = Self::new(leader, &start, None, 0);
         process.state().output = output;
         process
@@ -146,6 +158,22 @@ impl Process {
     /// Sends SIGKILL to the whole group. Nothing happens once the process was reaped.
     pub fn kill(&self) {
         self.leader.kill();
+    }
+
+    /// Sends a signal to the whole group. Nothing happens once the process was reaped.
+    pub fn signal(&self, signal: Signal) {
+        self.leader.signal(signal);
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        let ended = self.ended.notified();
+        tokio::pin!(ended);
+        // Registered before the state is looked at, so the end cannot fall between.
+        ended.as_mut().enable();
+        if self.exit().is_none() {
+            ended.await;
+        }
     }
 
     /// The process has ended and what it had written is recorded.

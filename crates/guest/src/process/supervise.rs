@@ -34,17 +34,17 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// The ends of the two pipes, and the news of the exit.
+/// The ends of the two pipes, where output is recorded, and the news of the exit.
 pub struct Ends {
-    pub stdout: AsyncFd<OwnedFd>,
-    pub stderr: AsyncFd<OwnedFd>,
+    pub stdout: Option<AsyncFd<OwnedFd>>,
+    pub stderr: Option<AsyncFd<OwnedFd>>,
     pub exit: oneshot::Receiver<i32>,
 }
 
 /// Runs until the process has ended and both pipes are closed.
 pub async fn supervise(table: Arc<Table>, process: Arc<Process>, ends: Ends, timeout: Option<Duration>) {
     let Ends { stdout, stderr, mut exit } = ends;
-    let mut pipes = [Some(stdout), Some(stderr)];
+    let mut pipes = [stdout, stderr];
     let mut running = true;
     let mut timed_out = false;
     let deadline = async {

@@ -5,15 +5,11 @@
 //! process never is.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tonic::Status;
 
@@ -21,8 +17,8 @@ use super::Process;
 use super::children::{Child, Children};
 use super::launch::{Files, Launch, LaunchError};
 use super::name::{Names, Turn};
+use super::pipe::{self, Pipe};
 use super::supervise::{Ends, supervise};
-use crate::watch::watch;
 
 /// Processes of the API that may run at once.
 const RUNNING: usize = 1024;
@@ -42,11 +38,18 @@ pub struct Start {
     /// As it is listed.
     pub shown: String,
     pub timeout: Option<Duration>,
-    /// Whether standard input is a pipe.
-    pub stdin: bool,
+    pub standard: Standard,
     pub arrived: Instant,
     /// The start's name and the right to start under it, if it has one.
     pub name: Option<(String, Turn)>,
+}
+
+/// What a process has as its standard files.
+pub enum Standard {
+    /// Its output is recorded. Whether standard input is a pipe, or empty.
+    Recorded { stdin: bool },
+    /// Those of the caller, who looks after their other ends.
+    Given([OwnedFd; 3]),
 }
 
 /// See the module.
@@ -157,32 +160,34 @@ impl Table {
 
     /// The system calls of a start. May block.
     fn execute(&self, start: &Start) -> Result<Started, LaunchError> {
-        let resources = |what: &'static str| {
-            move |error: Errno| LaunchError::Resources(format!("{what}: {}", error.desc()))
+        let stdin_is_pipe = match &start.standard {
+            Standard::Given([stdin, stdout, stderr]) => {
+                let files =
+                    Files::Three { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() };
+                let child = self.begin(start, &files)?;
+                return Ok(Started { child, stdin: None, stdout: None, stderr: None });
+            }
+            Standard::Recorded { stdin } => *stdin,
         };
-        let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(resources("no pipe"));
-        // Made ready before the start: after it nothing may fail.
-        let ours = |end: OwnedFd, interest| -> Result<AsyncFd<OwnedFd>, LaunchError> {
-            fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(resources("no pipe"))?;
-            watch(end, interest)
-                .map_err(|error| LaunchError::Resources(format!("a pipe cannot be watched: {error}")))
-        };
-        let (stdin, stdin_ours) = if start.stdin {
-            let (read, write) = pipe()?;
-            (read, Some(ours(write, Interest::WRITABLE)?))
+        let (stdin, ours) = if stdin_is_pipe {
+            let pipe = Pipe::to_program()?;
+            (pipe.theirs, Some(pipe.ours))
         } else {
-            let null = File::open("/dev/null")
-                .map_err(|error| LaunchError::Resources(format!("/dev/null cannot be opened: {error}")))?;
-            (OwnedFd::from(null), None)
+            (pipe::nothing()?, None)
         };
-        let (stdout_ours, stdout) = pipe()?;
-        let (stderr_ours, stderr) = pipe()?;
-        let stdout_ours = ours(stdout_ours, Interest::READABLE)?;
-        let stderr_ours = ours(stderr_ours, Interest::READABLE)?;
-        let files = Files::Three { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() };
+        let (stdout, stderr) = (Pipe::from_program()?, Pipe::from_program()?);
+        let files = Files::Three {
+            stdin: stdin.as_fd(),
+            stdout: stdout.theirs.as_fd(),
+            stderr: stderr.theirs.as_fd(),
+        };
+        let child = self.begin(start, &files)?;
+        Ok(Started { child, stdin: ours, stdout: Some(stdout.ours), stderr: Some(stderr.ours) })
+    }
+
+    fn begin(&self, start: &Start, files: &Files<'_>) -> Result<Child, LaunchError> {
         let beginning = self.children.begin();
-        let child = beginning.child(start.launch.execute(&files, self.change_user)?);
-        Ok(Started { child, stdin: stdin_ours, stdout: stdout_ours, stderr: stderr_ours })
+        Ok(beginning.child(start.launch.execute(files, self.change_user)?))
     }
 
     /// One process less runs.
@@ -254,6 +259,6 @@ impl Table {
 struct Started {
     child: Child,
     stdin: Option<AsyncFd<OwnedFd>>,
-    stdout: AsyncFd<OwnedFd>,
-    stderr: AsyncFd<OwnedFd>,
+    stdout: Option<AsyncFd<OwnedFd>>,
+    stderr: Option<AsyncFd<OwnedFd>>,
 }

@@ -1,8 +1,8 @@
 //! What the machine is, and how it becomes that: once, and anew each time it was captured and restored.
 //!
 //! Owned here: the identity in force, which the next adoption replaces as a whole, and the order in which
-//! an adoption happens. Its parts that change the system are in `adopt`, the programs that the machine's
-//! owner has run in `hooks`.
+//! an adoption happens. Its parts that change the system are in `adopt`, the authority that the machine
+//! trusts in `authority`, the programs that the machine's owner has run in `hooks`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -14,14 +14,20 @@ use tonic::{Request, Status};
 use super::Place;
 use super::process::environment;
 use crate::account::Account;
+use crate::authority::Authority;
 use crate::bulk::Tickets;
+use crate::console::say;
 use crate::freezer::Freezer;
 use crate::hooks::Hooks;
 use crate::links::{LinkId, Links};
 use crate::process::table::Table;
 use crate::serve::Arrived;
 use crate::token::{Tokens, same};
-use crate::{adopt, path};
+use crate::{adopt, authority, path};
+
+/// What an agent that is hosted takes for the machine's root, among its logs, where it would change the
+/// system's own files.
+const HOSTED_ROOT: &str = "root";
 
 /// What an adoption said.
 pub struct Adopted {
@@ -73,6 +79,7 @@ pub struct Adoption {
     table: Arc<Table>,
     freezer: Arc<Freezer>,
     hooks: Hooks,
+    authority: Authority,
     current: RwLock<Option<Arc<Adopted>>>,
     /// Held by the one adoption that is being done; the answer of the last.
     answered: tokio::sync::Mutex<pb::AdoptReply>,
@@ -90,7 +97,11 @@ impl Adoption {
         hooks: Hooks,
     ) -> Self {
         let (current, answered) = (RwLock::default(), tokio::sync::Mutex::default());
-        Self { place, tokens, links, tickets, table, freezer, hooks, current, answered }
+        let authority = Authority::new(match place {
+            Place::Machine => "/".into(),
+            Place::Hosted => table.directory().join(HOSTED_ROOT),
+        });
+        Self { place, tokens, links, tickets, table, freezer, hooks, authority, current, answered }
     }
 
     /// Sets the clock of a machine that stood still forward; with 0 it stays.
@@ -98,6 +109,11 @@ impl Adoption {
         if self.place == Place::Machine && unix_time_ns != 0 {
             adopt::catch_up(unix_time_ns, arrived);
         }
+    }
+
+    /// The authority that the machine trusts.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// What the machine is now.
@@ -114,6 +130,7 @@ impl Adoption {
         // Whatever becomes of this, what stood still since the capture goes on at its end and not before.
         let mut held = self.freezer.hold().await;
         adopt::validate(&request)?;
+        authority::check(&request.authority_pem)?;
         let cwd = match request.cwd.as_str() {
             "" => None,
             cwd => Some(path::resolve(cwd, path::WORKSPACE)?.to_string_lossy().into_owned()),
@@ -144,6 +161,13 @@ impl Adoption {
             Place::Machine => adopt::adopt(&request, caller.arrived, hostname).await,
             Place::Hosted => pb::AdoptReply::default(),
         };
+        reply.authority = match self.authority.set(&request.authority_pem).await {
+            Ok(()) => true,
+            Err(error) => {
+                say!("adopt: authority: {}", error.message());
+                false
+            }
+        };
         reply.environment = true;
         reply.token = true;
         let adopted = Arc::new(Adopted {
@@ -166,7 +190,9 @@ impl Adoption {
                 ("NULLSPACE_REASON".to_string(), "restore".to_string()),
             ]);
             held.let_hooks_run();
-            reply.hooks = self.hooks.run(&environment(&Account::root(), &adopted.envs, &told)).await;
+            let trusted = self.authority.environment();
+            let environment = environment(&Account::root(), trusted, &adopted.envs, &told);
+            reply.hooks = self.hooks.run(&environment).await;
         }
         *answered = reply.clone();
         Ok(reply)

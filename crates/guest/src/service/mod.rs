@@ -5,11 +5,13 @@
 
 pub mod adoption;
 mod file;
+mod piped;
 mod process;
 mod terminal;
 mod upload;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bulk::Tickets;
+use crate::door::Doors;
 use crate::file::list::Listing;
 use crate::file::stream::{Messages, Told};
 use crate::file::watch::Watches;
@@ -26,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::power::{self, Stop};
 use crate::process::follow::{Events, Follow, Record};
+use crate::process::signal::Signal;
 use crate::process::table::Table;
 use crate::serve::Arrived;
 use crate::terminal::sessions::Sessions;
@@ -53,11 +57,14 @@ pub struct Service {
     mounts: Arc<Mounts>,
     tickets: Arc<Tickets>,
     freezer: Arc<Freezer>,
+    doors: Doors,
     watches: Watches,
     uploads: Arc<Uploads>,
     metrics: Metrics,
     stop: mpsc::Sender<Stop>,
     agent_start_us: u64,
+    /// The agent's own program, which is its SFTP server too. Its file has no name any more.
+    own: File,
 }
 
 impl Service {
@@ -77,6 +84,7 @@ impl Service {
             table,
             sessions,
             mounts,
+            doors: Doors::new(Arc::clone(&tickets)),
             tickets,
             freezer,
             watches: Watches::default(),
@@ -84,6 +92,7 @@ impl Service {
             metrics: Metrics::default(),
             stop,
             agent_start_us: up.as_micros() as u64,
+            own: File::open("/proc/self/exe")?,
         })
     }
 
@@ -193,7 +202,8 @@ impl pb::agent_server::Agent for Service {
         &self,
         request: Request<pb::KillProcessRequest>,
     ) -> Result<Response<pb::KillProcessReply>, Status> {
-        self.do_kill_process(request.into_inner().pid)?;
+        let pb::KillProcessRequest { pid, signal } = request.into_inner();
+        self.do_kill_process(pid, Signal::of_request(signal)?)?;
         Ok(Response::new(pb::KillProcessReply {}))
     }
 
@@ -204,6 +214,47 @@ impl pb::agent_server::Agent for Service {
         let request = request.into_inner();
         self.table.find(request.pid)?.write_stdin(&request.data, request.close).await?;
         Ok(Response::new(pb::WriteStdinReply {}))
+    }
+
+    type RunPipedStream = piped::Events;
+    async fn run_piped(
+        &self,
+        request: Request<pb::RunPipedRequest>,
+    ) -> Result<Response<piped::Events>, Status> {
+        let arrived = request.extensions().get::<Arrived>().map_or_else(Instant::now, |arrived| arrived.0);
+        self.do_run_piped(request.into_inner(), arrived).await.map(Response::new)
+    }
+
+    async fn connect(
+        &self,
+        request: Request<pb::ConnectRequest>,
+    ) -> Result<Response<pb::ConnectReply>, Status> {
+        self.doors.connect(request.into_inner()).await?;
+        Ok(Response::new(pb::ConnectReply {}))
+    }
+
+    type ListenStream = Told<pb::ListenEvent>;
+    async fn listen(
+        &self,
+        request: Request<pb::ListenRequest>,
+    ) -> Result<Response<Told<pb::ListenEvent>>, Status> {
+        self.doors.listen(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn take_connection(
+        &self,
+        request: Request<pb::TakeConnectionRequest>,
+    ) -> Result<Response<pb::ConnectReply>, Status> {
+        self.doors.take(request.into_inner()).await?;
+        Ok(Response::new(pb::ConnectReply {}))
+    }
+
+    async fn set_authority(
+        &self,
+        request: Request<pb::SetAuthorityRequest>,
+    ) -> Result<Response<pb::SetAuthorityReply>, Status> {
+        self.adoption.authority().set(&request.into_inner().certificate_pem).await?;
+        Ok(Response::new(pb::SetAuthorityReply {}))
     }
 
     type ReadFileStream = file::Content;

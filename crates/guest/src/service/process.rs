@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use nullspace_guest_proto as pb;
 use pb::failed::Reason;
 use pb::run_event::Event;
@@ -22,7 +20,8 @@ use crate::process::follow::{Events, Follow, Record};
 use crate::process::launch::{DEFAULT_PATH, Launch, LaunchError};
 use crate::process::name::Turn;
 use crate::process::output::Cursor;
-use crate::process::table::Start;
+use crate::process::signal::Signal;
+use crate::process::table::{Standard, Start};
 use crate::process::{Process, listing};
 
 /// What takes a command line, whoever's it is.
@@ -34,7 +33,7 @@ pub(super) struct Refusal {
     pub message: String,
 }
 
-fn refusal(reason: Reason, message: String) -> Refusal {
+pub(super) fn refusal(reason: Reason, message: String) -> Refusal {
     Refusal { reason, message }
 }
 
@@ -72,15 +71,9 @@ impl Wanted {
 impl Service {
     pub(super) async fn do_run(&self, request: pb::RunRequest, arrived: Instant) -> Result<Events, Status> {
         check_environment(&request.envs)?;
-        let has_nul = |text: &String| text.contains('\0');
-        if has_nul(&request.command) || request.args.iter().any(has_nul) {
-            return Err(Status::invalid_argument("the command contains a NUL byte"));
-        }
+        check_command(&request.command, &request.args, request.shell)?;
         if request.command.is_empty() {
             return Err(Status::invalid_argument("the command is empty"));
-        }
-        if request.shell && !request.args.is_empty() {
-            return Err(Status::invalid_argument("a shell command takes no args: they belong into the line"));
         }
         let wanted = Wanted {
             background: request.background,
@@ -112,9 +105,9 @@ impl Service {
     ) -> Result<Arc<Process>, Refusal> {
         let (account, directory) = self.setting(&request.user, &request.cwd)?;
         let start = Arc::new(Start {
-            shown: shown(&request),
+            shown: shown(&request.command, &request.args),
             timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms)),
-            stdin: request.background || request.stdin,
+            standard: Standard::Recorded { stdin: request.background || request.stdin },
             arrived,
             name,
             launch: Launch {
@@ -158,7 +151,8 @@ impl Service {
         envs: HashMap<String, String>,
     ) -> BTreeMap<String, String> {
         let adopted = self.adoption.current();
-        environment(account, adopted.iter().flat_map(|adopted| &adopted.envs), &envs)
+        let trusted = self.adoption.authority().environment();
+        environment(account, trusted, adopted.iter().flat_map(|adopted| &adopted.envs), &envs)
     }
 
     /// Starts a program; what it is told is whether that may hang. `own_directory`: it is to run in the
@@ -201,10 +195,10 @@ impl Service {
         Ok(pb::ListProcessesReply { processes })
     }
 
-    pub(super) fn do_kill_process(&self, pid: u32) -> Result<(), Status> {
+    pub(super) fn do_kill_process(&self, pid: u32, signal: Signal) -> Result<(), Status> {
         let missing = || Status::not_found(format!("there is no process {pid}"));
         if let Ok(process) = self.table.find(pid) {
-            process.kill();
+            process.signal(signal);
             return Ok(());
         }
         // Zero and negative numbers mean groups to the kernel, and 1 is the agent.
@@ -212,11 +206,10 @@ impl Service {
         if pid == std::process::id() {
             return Err(missing());
         }
-        let number = Pid::from_raw(number);
         let sent = if listing::leads_group(pid).ok_or_else(missing)? {
-            killpg(number, Signal::SIGKILL)
+            signal.to_group(number)
         } else {
-            kill(number, Signal::SIGKILL)
+            signal.to_process(number)
         };
         match sent {
             Ok(()) => Ok(()),
@@ -226,10 +219,22 @@ impl Service {
     }
 }
 
-/// The environment of a program that `account` runs: its own variables, the machine's over them, more over
-/// those.
+/// What no program can be started by.
+pub(super) fn check_command(command: &String, args: &[String], shell: bool) -> Result<(), Status> {
+    if std::iter::once(command).chain(args).any(|text| text.contains('\0')) {
+        return Err(Status::invalid_argument("the command contains a NUL byte"));
+    }
+    if shell && !args.is_empty() {
+        return Err(Status::invalid_argument("a shell command takes no args: they belong into the line"));
+    }
+    Ok(())
+}
+
+/// The environment of a program that `account` runs: its own variables and those of what the machine trusts,
+/// the machine's over them, more over those.
 pub(super) fn environment<'a>(
     account: &Account,
+    trusted: Vec<(String, String)>,
     machine: impl IntoIterator<Item = (&'a String, &'a String)>,
     more: &'a HashMap<String, String>,
 ) -> BTreeMap<String, String> {
@@ -239,22 +244,23 @@ pub(super) fn environment<'a>(
         ("USER".to_string(), account.name.clone()),
         ("LOGNAME".to_string(), account.name.clone()),
     ]);
+    environment.extend(trusted);
     let over = machine.into_iter().chain(more);
     environment.extend(over.map(|(name, value)| (name.clone(), value.clone())));
     environment
 }
 
 /// The command line as it was asked for.
-fn shown(request: &pb::RunRequest) -> String {
-    let mut shown = request.command.clone();
-    for arg in &request.args {
+pub(super) fn shown(command: &str, args: &[String]) -> String {
+    let mut shown = command.to_string();
+    for arg in args {
         shown.push(' ');
         shown.push_str(arg);
     }
     shown
 }
 
-fn explain(error: &LaunchError, launch: &Launch) -> Refusal {
+pub(super) fn explain(error: &LaunchError, launch: &Launch) -> Refusal {
     let program = &launch.program;
     match error {
         LaunchError::NotFound => refusal(Reason::CommandNotFound, format!("command not found: {program}")),

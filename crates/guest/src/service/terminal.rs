@@ -101,7 +101,7 @@ impl Service {
 }
 
 /// The user's shell.
-fn shell(account: &Account) -> String {
+pub(super) fn shell(account: &Account) -> String {
     let accounts = Accounts::load();
     accounts
         .shell(&account.name)
@@ -112,12 +112,16 @@ fn shell(account: &Account) -> String {
         .into()
 }
 
-/// A program and its arguments: the command as Run has it, or else the shell as a login shell, which is what
-/// the dash in its name says.
+/// A shell as a login shell, which is what the dash in its name says.
+pub(super) fn login_shell(shell: &str) -> (String, Vec<String>) {
+    let name = shell.rsplit('/').next().unwrap_or(shell);
+    (shell.into(), vec![format!("-{name}")])
+}
+
+/// A program and its arguments: the command as Run has it, or else the shell.
 fn program(shell: &str, command: String) -> (String, Vec<String>) {
     if command.is_empty() {
-        let name = shell.rsplit('/').next().unwrap_or(shell);
-        (shell.into(), vec![format!("-{name}")])
+        login_shell(shell)
     } else {
         (SHELL.into(), vec![SHELL.into(), "-c".into(), command])
     }

@@ -93,6 +93,28 @@ async fn only_who_holds_the_token_adopts_again_and_only_as_a_new_one() {
 }
 
 #[tokio::test]
+async fn an_authority_is_in_place_with_the_adoption_and_programs_are_told_unless_they_know_better() {
+    let mut agent = Agent::start().await;
+    let bundle = agent.hooks.parent().unwrap().join("root/etc/ssl/certs/ca-certificates.crt");
+    fs::create_dir_all(bundle.parent().unwrap()).unwrap();
+    fs::write(&bundle, "# theirs\n").unwrap();
+    let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let envs = [("CURL_CA_BUNDLE".to_string(), "own".to_string())].into();
+    let request = pb::AdoptRequest { authority_pem: certificate.into(), envs, ..again(&agent) };
+    let wrong = pb::AdoptRequest { authority_pem: "none".into(), ..request.clone() };
+    assert_eq!(agent.client.adopt(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+    assert!(agent.client.adopt(request).await.unwrap().into_inner().authority);
+    agent.client = connect(agent.address, Some(NEXT_TOKEN)).await;
+    let line = "cat $SSL_CERT_FILE $NODE_EXTRA_CA_CERTS; echo $CURL_CA_BUNDLE";
+    let told = agent.shell(line).await;
+    assert_eq!((told.text().matches(certificate).count(), told.text().ends_with("own\n")), (2, true));
+
+    agent.client.set_authority(pb::SetAuthorityRequest::default()).await.unwrap();
+    assert_eq!(agent.shell("echo $SSL_CERT_FILE$NODE_EXTRA_CA_CERTS").await.text(), "\n");
+    assert_eq!(fs::read_to_string(&bundle).unwrap(), "# theirs\n");
+}
+
+#[tokio::test]
 async fn of_two_adoptions_by_the_same_token_one_is_done() {
     let agent = Agent::start().await;
     let (mut one, mut two) = (agent.client.clone(), connect(agent.address, Some(TOKEN)).await);

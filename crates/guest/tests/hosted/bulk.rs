@@ -19,7 +19,7 @@ fn content() -> Vec<u8> {
     (0..(pb::BULK_FROM_BYTES as usize * 3 + 77)).map(|n| (n % 251) as u8).collect()
 }
 
-async fn lane(address: SocketAddr, ticket: &[u8]) -> TcpStream {
+pub async fn lane(address: SocketAddr, ticket: &[u8]) -> TcpStream {
     let mut lane = TcpStream::connect(address).await.unwrap();
     lane.write_all(ticket).await.unwrap();
     lane

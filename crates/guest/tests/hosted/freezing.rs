@@ -67,7 +67,7 @@ async fn programs_stand_still_starts_wait_and_all_goes_on_with_the_thaw() {
     // Other calls are answered, and killing works.
     let listed = agent.client.list_processes(pb::ListProcessesRequest {}).await.unwrap().into_inner();
     assert_eq!(listed.processes.iter().filter(|process| process.from_api).count(), 1);
-    agent.client.kill_process(pb::KillProcessRequest { pid: busy }).await.unwrap();
+    agent.client.kill_process(pb::KillProcessRequest { pid: busy, signal: 0 }).await.unwrap();
     assert_eq!(agent.attach(busy, 0, 0).await.code(), 137);
     agent.client.thaw(pb::ThawRequest { freeze_id: "another".into(), unix_time_ns: 0 }).await.unwrap();
     assert!(groups.says("programs/cgroup.freeze", "1") && !waiting.is_finished());

@@ -239,7 +239,7 @@ async fn writing_to_a_process_that_does_not_read_ends_with_it() {
     let write = tokio::spawn(async move {
         writer.write_stdin(pb::WriteStdinRequest { pid, data, close: false }).await.map(|_| ())
     });
-    agent.client.kill_process(pb::KillProcessRequest { pid }).await.unwrap();
+    agent.client.kill_process(pb::KillProcessRequest { pid, signal: 0 }).await.unwrap();
     assert_eq!(write.await.unwrap().unwrap_err().code(), Code::FailedPrecondition);
 }
 
@@ -255,18 +255,39 @@ async fn processes_are_listed_and_killed() {
             break inner.pid;
         }
     };
-    agent.client.kill_process(pb::KillProcessRequest { pid }).await.unwrap();
+    agent.client.kill_process(pb::KillProcessRequest { pid, signal: 0 }).await.unwrap();
     let outcome = agent.attach(pid, 0, 0).await;
     assert_eq!(outcome.code(), 137);
-    agent.client.kill_process(pb::KillProcessRequest { pid }).await.unwrap();
+    agent.client.kill_process(pb::KillProcessRequest { pid, signal: 0 }).await.unwrap();
     let list = agent.client.list_processes(pb::ListProcessesRequest {}).await.unwrap().into_inner();
     let ended = list.processes.iter().find(|process| process.pid == pid).unwrap();
     assert_eq!((ended.running, ended.has_exit_code, ended.exit_code), (false, true, 137));
     let gone = agent.shell(&format!("while kill -0 {inner} 2>/dev/null; do sleep 0.01; done")).await;
     assert_eq!(gone.code(), 0, "the whole group went");
     for pid in [0, 1, agent.pid(), 4_000_000, u32::MAX] {
-        let refused = agent.client.kill_process(pb::KillProcessRequest { pid }).await;
+        let refused = agent.client.kill_process(pb::KillProcessRequest { pid, signal: 0 }).await;
         assert_eq!(refused.unwrap_err().code(), Code::NotFound, "{pid}");
+    }
+}
+
+#[tokio::test]
+async fn any_signal_is_sent_to_the_group() {
+    let mut agent = Agent::start().await;
+    for (signal, code) in [(libc::SIGUSR1, 7), (40, 8)] {
+        let line = format!("trap 'exit {code}' {signal}; echo ready; while :; do sleep 0.01; done");
+        let mut events = agent.client.run(shell(&line)).await.unwrap().into_inner();
+        let mut pid = 0;
+        while let pb::run_event::Event::Started(started) =
+            events.message().await.unwrap().unwrap().event.unwrap()
+        {
+            pid = started.pid;
+        }
+        let signal = signal as u32;
+        agent.client.kill_process(pb::KillProcessRequest { pid, signal }).await.unwrap();
+        let ended = agent.attach(pid, 0, 0).await.code();
+        assert!(ended == code || ended == 128 + signal as i32, "{ended}");
+        let refused = agent.client.kill_process(pb::KillProcessRequest { pid, signal: 65 }).await;
+        assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
     }
 }
 
@@ -419,7 +440,7 @@ async fn a_command_that_waits_for_its_reader_is_killed_at_once_and_at_its_timeou
     for timeout_ms in [0, 1500] {
         let (pid, events) = held_back(&mut agent, pb::RunRequest { timeout_ms, ..shell("yes") }).await;
         if timeout_ms == 0 {
-            agent.client.kill_process(pb::KillProcessRequest { pid }).await.unwrap();
+            agent.client.kill_process(pb::KillProcessRequest { pid, signal: 0 }).await.unwrap();
         }
         // Another one learns of it, though the first does not read.
         let exited = agent.attach(pid, 0, 0).await.exited.unwrap();

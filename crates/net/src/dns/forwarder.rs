@@ -12,15 +12,13 @@ use tokio::time::timeout;
 
 use super::message::Query;
 use super::relay::{self, Transport};
-use super::resolv_conf::Resolvers;
+use super::service::NameService;
 use crate::error::{Doing, Result};
 
-/// Queries of one machine that are asked at a time.
-const QUERIES: usize = 32;
 /// TCP connections of one machine that are served at a time.
 const CONNECTIONS: usize = 8;
-/// Longest query over UDP that is read: no honest one comes near.
-const LONGEST_QUERY: usize = 4096;
+/// Longest query that is relayed: no honest one comes near.
+const LONGEST_QUERY: usize = 1232;
 /// How long a connection may stay without a query, or take over one.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long accepting pauses after it failed.
@@ -61,11 +59,11 @@ impl Forwarder {
         index: u32,
         sockets: Sockets,
         guest: Ipv4Addr,
-        resolvers: Arc<Resolvers>,
+        names: Arc<NameService>,
     ) -> io::Result<Self> {
         let udp = UdpSocket::from_std(sockets.udp)?;
         let tcp = TcpListener::from_std(sockets.tcp)?;
-        let served = Served { index, guest, resolvers, queries: Arc::new(Semaphore::new(QUERIES)) };
+        let served = Served { index, guest, names };
         Ok(Self { task: tokio::spawn(served.run(udp, tcp)) })
     }
 
@@ -90,8 +88,7 @@ impl Drop for Forwarder {
 struct Served {
     index: u32,
     guest: Ipv4Addr,
-    resolvers: Arc<Resolvers>,
-    queries: Arc<Semaphore>,
+    names: Arc<NameService>,
 }
 
 impl Served {
@@ -100,7 +97,7 @@ impl Served {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
         // Everything that was begun for this slot; dropped with this task, and so ended.
         let mut tasks = JoinSet::new();
-        let mut buffer = vec![0; LONGEST_QUERY];
+        let mut buffer = vec![0; LONGEST_QUERY + 1];
         loop {
             tokio::select! {
                 received = udp.recv_from(&mut buffer) => match received {
@@ -111,10 +108,10 @@ impl Served {
                 // Not accepted while as many as allowed are served: they wait in the kernel's queue.
                 accepted = accept(&tcp, &connections) => match accepted {
                     Ok((stream, from, permit)) if from.ip() == IpAddr::V4(self.guest) => {
-                        let (resolvers, queries) = (self.resolvers.clone(), self.queries.clone());
+                        let names = self.names.clone();
                         let index = self.index;
                         tasks.spawn(async move {
-                            if let Err(error) = connection(stream, &resolvers, &queries).await {
+                            if let Err(error) = connection(stream, &names).await {
                                 tracing::debug!(slot = index, %error, "a DNS connection broke");
                             }
                             drop(permit);
@@ -138,17 +135,20 @@ impl Served {
         if from.ip() != IpAddr::V4(self.guest) {
             return;
         }
-        let Some(query) = Query::parse(bytes) else { return };
-        let Ok(permit) = self.queries.clone().try_acquire_owned() else {
-            // Dropped if the socket is full, as any datagram may be.
-            if let Err(error) = udp.try_send_to(&query.servfail(), from) {
-                tracing::debug!(slot = self.index, %error, "a refused DNS query stays unanswered");
+        let Some(query) = Query::parse(bytes).filter(|_| bytes.len() <= LONGEST_QUERY) else { return };
+        let permit = match (self.names.answer_at_once(&query), self.names.admit()) {
+            (None, Some(permit)) => permit,
+            (at_once, _) => {
+                // Dropped if the socket is full, as any datagram may be.
+                if let Err(error) = udp.try_send_to(&at_once.unwrap_or_else(|| query.servfail()), from) {
+                    tracing::debug!(slot = self.index, %error, "a refused DNS query stays unanswered");
+                }
+                return;
             }
-            return;
         };
-        let (udp, resolvers, index) = (udp.clone(), self.resolvers.clone(), self.index);
+        let (udp, names, index) = (udp.clone(), self.names.clone(), self.index);
         tasks.spawn(async move {
-            let answer = relay::answer(&query, Transport::Udp, &resolvers).await;
+            let answer = names.answer(&query, Transport::Udp).await;
             if let Err(error) = udp.send_to(&answer, from).await {
                 tracing::debug!(slot = index, %error, "an answer of DNS cannot be delivered");
             }
@@ -173,18 +173,16 @@ async fn accept(
 }
 
 /// One query after the other, until the machine closes or is silent for too long.
-async fn connection(
-    mut stream: TcpStream,
-    resolvers: &Arc<Resolvers>,
-    queries: &Semaphore,
-) -> io::Result<()> {
+async fn connection(mut stream: TcpStream, names: &NameService) -> io::Result<()> {
     stream.set_nodelay(true)?;
     loop {
         let Some(message) = timeout(IDLE, relay::read_message(&mut stream)).await?? else { return Ok(()) };
-        let Some(query) = Query::parse(&message) else { return Ok(()) };
-        let answer = match queries.try_acquire() {
-            Ok(_permit) => relay::answer(&query, Transport::Tcp, resolvers).await,
-            Err(_) => query.servfail(),
+        let query = Query::parse(&message).filter(|_| message.len() <= LONGEST_QUERY);
+        let Some(query) = query else { return Ok(()) };
+        let answer = match (names.answer_at_once(&query), names.admit()) {
+            (Some(answer), _) => answer,
+            (None, Some(_permit)) => names.answer(&query, Transport::Tcp).await,
+            (None, None) => query.servfail(),
         };
         timeout(IDLE, relay::write_message(&mut stream, &answer)).await??;
     }

@@ -1,5 +1,9 @@
 //! The little of RFC 1035 that a relay needs, over bytes that the machine or a resolver chose.
 
+use std::net::Ipv4Addr;
+
+use super::records;
+
 /// A header, and nothing is shorter.
 pub(super) const HEADER: usize = 12;
 /// Longest name: 255 bytes; a question adds type and class.
@@ -10,6 +14,18 @@ const OPCODE: u8 = 0x78;
 const TRUNCATED: u8 = 0x02;
 const RECURSION_DESIRED: u8 = 0x01;
 const SERVFAIL: u8 = 2;
+const NXDOMAIN: u8 = 3;
+const REFUSED: u8 = 5;
+
+/// Kinds of records (IANA's registry of DNS parameters).
+pub(super) mod kind {
+    pub(in crate::dns) const A: u16 = 1;
+    pub(in crate::dns) const CNAME: u16 = 5;
+    pub(in crate::dns) const AAAA: u16 = 28;
+    pub(in crate::dns) const SVCB: u16 = 64;
+    pub(in crate::dns) const HTTPS: u16 = 65;
+    pub(in crate::dns) const ANY: u16 = 255;
+}
 
 /// A query as it came: one question, to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +43,39 @@ impl Query {
         }
         let question_end = question_end(bytes)?;
         Some(Self { bytes: bytes.to_vec(), question_end })
+    }
+
+    /// A query for the IPv4 addresses of a name; `None` if that is no name.
+    pub(super) fn for_addresses(name: &str) -> Option<Self> {
+        let mut bytes = vec![0, 0, RECURSION_DESIRED, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            bytes.push(u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?);
+            bytes.extend(label.bytes());
+        }
+        // The root, kind A, class IN.
+        bytes.extend([0, 0, 1, 0, 1]);
+        Self::parse(&bytes)
+    }
+
+    /// The name that is asked for, in lower case and without a dot at the end; `None` if it cannot be
+    /// written so without being taken for another.
+    pub(super) fn name(&self) -> Option<String> {
+        records::name(&self.bytes, HEADER).map(|(name, _)| name)
+    }
+
+    /// Which kind of records.
+    pub(super) fn kind(&self) -> u16 {
+        let at = self.question_end - 4;
+        u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]])
+    }
+
+    /// The IPv4 addresses that an answer to this query gives for its name, with seconds to live.
+    pub(super) fn addresses(&self, answer: &[u8]) -> Vec<(Ipv4Addr, u32)> {
+        let good = self.is_answered_by(answer) && answer[3] & 0x0f == 0 && answer[4..6] == [0, 1];
+        match self.name() {
+            Some(name) if good => records::addresses(answer, self.question_end, name),
+            _ => Vec::new(),
+        }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -64,9 +113,34 @@ impl Query {
         self.bare_answer(0, SERVFAIL)
     }
 
+    /// The answer that this is not for the machine to ask.
+    pub(super) fn refused(&self) -> Vec<u8> {
+        self.bare_answer(0, REFUSED)
+    }
+
+    /// The answer that there is no such name.
+    pub(super) fn nxdomain(&self) -> Vec<u8> {
+        self.bare_answer(0, NXDOMAIN)
+    }
+
+    /// The answer that the name has no records of that kind.
+    pub(super) fn empty(&self) -> Vec<u8> {
+        self.bare_answer(0, 0)
+    }
+
     /// The answer that the answer is too long for a datagram.
     pub(super) fn truncated(&self) -> Vec<u8> {
         self.bare_answer(TRUNCATED, 0)
+    }
+
+    /// Whether an answer says that it is not whole.
+    pub(super) fn is_truncated(answer: &[u8]) -> bool {
+        answer.get(2).is_some_and(|flags| flags & TRUNCATED != 0)
+    }
+
+    /// Whether an answer says that the resolver could not tell.
+    pub(super) fn is_failure(answer: &[u8]) -> bool {
+        !answer.get(3).is_some_and(|code| [0, NXDOMAIN].contains(&(code & 0x0f)))
     }
 
     fn bare_answer(&self, flags: u8, code: u8) -> Vec<u8> {
@@ -138,6 +212,15 @@ pub(super) mod tests {
         assert_eq!(answer, expected);
     }
 
+    #[test]
+    fn a_query_made_for_a_name_is_read_back() {
+        let query = Query::for_addresses("a.Example.test").unwrap();
+        assert_eq!((query.name().as_deref(), query.kind()), (Some("a.example.test"), kind::A));
+        for wrong in ["", "a..b", &"x".repeat(64), &["x"; 200].join(".")] {
+            assert_eq!(Query::for_addresses(wrong), None, "{wrong:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_of_a_machine_or_a_resolver_are_misread(
@@ -154,6 +237,8 @@ pub(super) mod tests {
                     let _ = query.is_answered_by(&answer);
                     prop_assert!(query.servfail().len() <= bytes.len());
                     prop_assert_eq!(query.with_id([3, 4]).id(), [3, 4]);
+                    prop_assert!(query.name().is_none_or(|name| name.len() <= 253));
+                    let _ = query.kind();
                 }
             }
         }

@@ -15,7 +15,7 @@ pub const PATH: &str = "/etc/resolv.conf";
 /// How often the file is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Each takes a socket of this process.
-const QUERIES: usize = 512;
+const QUERIES: usize = 2048;
 /// As many as the system's own resolver takes.
 const MOST: usize = 3;
 

@@ -1,8 +1,11 @@
 //! A host of the test's own: everything, the "host" included, is in namespaces made here, and
 //! nothing is ever sent outside.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
@@ -19,6 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// A server on the "internet".
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// Another.
+pub const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 /// A private address behind the "internet" that the operator allows.
 pub const ALLOWED: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 /// The metadata service of a cloud, there too.
@@ -199,6 +204,56 @@ pub fn serve(listener: TcpListener) {
     });
 }
 
+/// A resolver on the "internet", over UDP and TCP, for as long as the test runs: it knows the addresses of
+/// these names, and that no others exist.
+pub fn resolver(internet: &Place, names: &'static [(&'static str, Ipv4Addr)]) {
+    let udp = internet.udp((RESOLVER, 53));
+    udp.set_read_timeout(None).unwrap();
+    let tcp = internet.enter(|| TcpListener::bind((RESOLVER, 53)).unwrap());
+    thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((length, from)) = udp.recv_from(&mut buffer) {
+            udp.send_to(&answer(names, &buffer[..length]), from).unwrap();
+        }
+    });
+    thread::spawn(move || {
+        for stream in tcp.incoming() {
+            let mut stream = stream.unwrap();
+            let mut length = [0; 2];
+            while stream.read_exact(&mut length).is_ok() {
+                let mut query = vec![0; u16::from_be_bytes(length).into()];
+                stream.read_exact(&mut query).unwrap();
+                let answer = answer(names, &query);
+                stream.write_all(&u16::try_from(answer.len()).unwrap().to_be_bytes()).unwrap();
+                stream.write_all(&answer).unwrap();
+            }
+        }
+    });
+}
+
+fn answer(names: &[(&str, Ipv4Addr)], query: &[u8]) -> Vec<u8> {
+    let mut answer = query.to_vec();
+    let found = names.iter().find(|(name, _)| query[12..].starts_with(&encoded(name)));
+    (answer[2], answer[3]) = (0x81, if found.is_some() { 0 } else { 3 });
+    if let Some((_, address)) = found {
+        answer[7] = 1;
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(address.octets());
+    }
+    answer
+}
+
+fn encoded(name: &str) -> Vec<u8> {
+    let labels =
+        name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat());
+    labels.chain([0]).collect()
+}
+
+/// A query for the addresses of a name.
+pub fn query(name: &str) -> Vec<u8> {
+    [&[7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &encoded(name), &[0, 1, 0, 1]].concat()
+}
+
 /// The "internet", linked to the calling thread's namespace.
 pub fn internet() -> Place {
     let place = Place::new();
@@ -211,7 +266,7 @@ pub fn internet() -> Place {
         place.path()
     ));
     place.enter(|| {
-        let addresses = [SERVER, ALLOWED, METADATA, RESOLVER]
+        let addresses = [SERVER, OTHER, ALLOWED, METADATA, RESOLVER]
             .map(|a| format!("addr add {}/32 dev lo\n", a))
             .concat();
         // It knows the way to everything here: only rules may keep it out.

@@ -1,11 +1,15 @@
-//! The API's traits, implemented by calling control. One file per resource. No decisions here: each method
-//! unpacks, calls one control function, converts.
+//! The traits of the API, the gateway and the SSH relay, implemented by calling control. One file per
+//! resource. No decisions here: each method unpacks, calls one control function, converts.
 
 mod auth;
+mod edge;
 mod file;
 mod health;
 mod lifecycle;
+mod machines;
 mod monitor;
+mod network;
+mod preview;
 mod process;
 mod sandbox;
 mod snapshot;
@@ -25,14 +29,14 @@ use nullspace_types::{Code, Error, Result};
 pub(crate) struct App(Arc<Inner>);
 
 struct Inner {
-    authenticator: Authenticator,
+    authenticator: Arc<Authenticator>,
     /// What the URLs that are given out begin with.
     public_url: Option<String>,
     control: OnceLock<Control>,
 }
 
 impl App {
-    pub(crate) fn new(authenticator: Authenticator, public_url: Option<String>) -> Self {
+    pub(crate) fn new(authenticator: Arc<Authenticator>, public_url: Option<String>) -> Self {
         Self(Arc::new(Inner { authenticator, public_url, control: OnceLock::new() }))
     }
 

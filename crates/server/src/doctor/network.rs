@@ -63,29 +63,29 @@ pub(super) fn forwarding() -> Vec<Check> {
     [vec![setting], firewall].concat()
 }
 
-/// Whether the port is free, or the server of this data directory has it.
-pub(super) fn port(listen: SocketAddr, data_dir: &Path) -> Check {
-    const NAME: &str = "port";
+/// Whether the port is free, or the server of this data directory has it. `setting` is what chooses another.
+pub(super) fn port(name: &'static str, listen: SocketAddr, setting: &str, data_dir: &Path) -> Check {
     match TcpListener::bind(listen) {
-        Ok(_) => Check::pass(NAME, format!("{listen} is free")),
+        Ok(_) => Check::pass(name, format!("{listen} is free")),
         Err(error) if error.kind() == ErrorKind::AddrInUse => match running(data_dir) {
             Ok(Some(pid)) => {
-                Check::pass(NAME, format!("{listen} is in use, and this directory's server runs (PID {pid})"))
+                Check::pass(name, format!("{listen} is in use, and this directory's server runs (PID {pid})"))
             }
             Ok(None) => {
                 let fix = format!(
-                    "find it with `ss -ltnp 'sport = :{}'`, or choose another port with --listen",
+                    "find it with `ss -ltnp 'sport = :{}'`, or choose another port with {setting}",
                     listen.port()
                 );
-                Check::fail(NAME, format!("{listen} is in use by another program"), fix)
+                Check::fail(name, format!("{listen} is in use by another program"), fix)
             }
             Err(error) => {
-                Check::warn(NAME, format!("{listen} is in use: {error}"), "run as root to see by whom")
+                Check::warn(name, format!("{listen} is in use: {error}"), "run as root to see by whom")
             }
         },
         Err(error) => {
-            let fix = "choose an address of this host, and a port above 1023 unless root, with --listen";
-            Check::fail(NAME, format!("{listen} cannot be listened on: {error}"), fix)
+            let fix =
+                format!("choose an address of this host, and a port above 1023 unless root, with {setting}");
+            Check::fail(name, format!("{listen} cannot be listened on: {error}"), fix)
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The queries, written once. Both engines take `$1` parameters, `RETURNING`, `ON CONFLICT` and partial
 //! indexes alike, and all columns are 64-bit integers, texts, bytes and booleans; so this directory is
-//! compiled once per engine as a child of its module, whose `Db`, `Engine`, `Transaction`, `lock_events` and
-//! `lock_webhooks` are all that differs.
+//! compiled once per engine as a child of its module, whose `Db`, `Engine`, `Transaction` and locks
+//! (`lock_events` and the like) are all that differs.
 
+mod denial;
 mod event;
 mod idempotency;
 mod key;
+mod local_port;
 mod metadata;
+mod preview;
 mod sandbox;
 mod sandbox_insert;
 mod sandbox_list;
@@ -14,6 +17,7 @@ mod sandbox_pause;
 mod sandbox_row;
 mod secret;
 mod snapshot;
+mod vault;
 mod webhook;
 mod webhook_delivery;
 mod webhook_fan_out;
@@ -25,7 +29,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::Row as _;
 
-use super::{Db, Engine, Transaction, lock_events, lock_webhooks};
+use super::{Db, Engine, Transaction, lock_events, lock_sandbox, lock_tenant, lock_webhooks};
 use crate::{Error, Result, Store};
 
 type Row = <Db as sqlx::Database>::Row;

@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use nullspace_types::event::LifecycleEvent;
 use nullspace_types::id::{IncarnationId, SandboxId, SnapshotId, TenantId};
+use nullspace_types::network::NetworkSettings;
 
 use super::sandbox_row::{columns, find, sandbox};
-use super::{Engine, Row, Transaction, event, idempotency, prose, retried, signed, snapshot};
+use super::{Engine, Row, Transaction, event, idempotency, prose, retried, signed, snapshot, to_json};
 use crate::idempotency::Idempotency;
 use crate::sandbox::{
     Change, Destruction, Insertion, Insertions, NewSandbox, Observation, ObservedState, SandboxCounts,
@@ -156,6 +157,26 @@ impl Engine {
         .await?;
         finish(transaction, updated, id, Some(tenant), events).await
     }
+
+    async fn network_set_once(
+        &self,
+        id: SandboxId,
+        internet_access: bool,
+        network: &NetworkSettings,
+    ) -> Result<Change> {
+        let mut transaction = self.begin().await?;
+        let updated = sqlx::query(concat!(
+            "UPDATE sandboxes SET internet_access = $2, network = $3, ",
+            "desired_generation = desired_generation + 1 WHERE id = $1 AND desired <> 'destroyed' RETURNING ",
+            columns!()
+        ))
+        .bind(id.to_string())
+        .bind(internet_access)
+        .bind(to_json(network)?)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        finish(transaction, updated, id, None, &[]).await
+    }
 }
 
 #[async_trait]
@@ -285,6 +306,15 @@ impl SandboxStore for Engine {
         events: &[LifecycleEvent],
     ) -> Result<Change> {
         retried!(self.timeout_set_once(tenant, id, window, events))
+    }
+
+    async fn sandbox_network_set(
+        &self,
+        id: SandboxId,
+        internet_access: bool,
+        network: &NetworkSettings,
+    ) -> Result<Change> {
+        retried!(self.network_set_once(id, internet_access, network))
     }
 
     async fn sandbox_get(&self, tenant: TenantId, id: SandboxId) -> Result<SandboxRow> {

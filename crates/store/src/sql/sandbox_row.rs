@@ -15,9 +15,9 @@ use crate::sandbox::{Desired, DesiredState, NewSandbox, Observed, ObservedState,
 macro_rules! columns {
     () => {
         "id, tenant_id, created_at, destroyed_at, desired, desired_generation, incarnation, template, vcpus, \
-         memory_mb, disk_mb, envs, metadata, cwd, internet_access, timeout_ms, timeout_action, timeout_at, \
-         auto_resume, snapshot_id, parent_id, origin_id, destroy_reason, observed_state, observed_generation, \
-         observed_disk_mb, started_at, error_message"
+         memory_mb, disk_mb, envs, metadata, cwd, internet_access, network, timeout_ms, timeout_action, \
+         timeout_at, auto_resume, snapshot_id, parent_id, origin_id, destroy_reason, observed_state, \
+         observed_generation, observed_disk_mb, started_at, error_message"
     };
 }
 pub(super) use columns;
@@ -51,6 +51,7 @@ pub(super) fn sandbox(row: &Row) -> Result<SandboxRow> {
             metadata: json(row, "metadata")?,
             cwd: row.try_get("cwd")?,
             internet_access: row.try_get("internet_access")?,
+            network: json(row, "network")?,
             timeout_ms: number(row, "timeout_ms")?,
             timeout_action: word(row, "timeout_action", &actions)?,
             timeout_at: time_option(row, "timeout_at")?,
@@ -89,6 +90,7 @@ pub(super) async fn insert(transaction: &mut Transaction, new: &NewSandbox) -> R
             metadata: new.metadata.clone(),
             cwd: new.cwd.clone(),
             internet_access: new.internet_access,
+            network: new.network.clone(),
             timeout_ms: new.timeout_ms,
             timeout_action: new.timeout_action,
             timeout_at: None,
@@ -108,9 +110,9 @@ pub(super) async fn insert(transaction: &mut Transaction, new: &NewSandbox) -> R
     };
     sqlx::query(
         "INSERT INTO sandboxes (id, tenant_id, created_at, desired, desired_generation, incarnation, template, \
-         vcpus, memory_mb, disk_mb, envs, metadata, cwd, internet_access, timeout_ms, timeout_action, \
-         auto_resume, parent_id, origin_id, observed_state, observed_generation) \
-         VALUES ($1, $2, $3, 'running', 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+         vcpus, memory_mb, disk_mb, envs, metadata, cwd, internet_access, network, timeout_ms, \
+         timeout_action, auto_resume, parent_id, origin_id, observed_state, observed_generation) \
+         VALUES ($1, $2, $3, 'running', 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
          'none', 0)",
     )
     .bind(new.id.to_string())
@@ -125,6 +127,7 @@ pub(super) async fn insert(transaction: &mut Transaction, new: &NewSandbox) -> R
     .bind(to_json(&new.metadata)?)
     .bind(new.cwd.as_deref().map(|cwd| exact(cwd, "cwd")).transpose()?)
     .bind(new.internet_access)
+    .bind(to_json(&new.network)?)
     .bind(signed(new.timeout_ms, "timeout_ms")?)
     .bind(new.timeout_action.as_str())
     .bind(new.auto_resume)

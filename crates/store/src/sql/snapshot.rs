@@ -25,7 +25,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant_id, sandbox_id, incarnation, kind, ready, size_bytes, created_at, metadata, ",
-            "template, vcpus, memory_mb, disk_mb, envs, cwd, internet_access FROM snapshots ",
+            "template, vcpus, memory_mb, disk_mb, envs, cwd, internet_access, network FROM snapshots ",
             $rest
         )
     };
@@ -49,6 +49,7 @@ fn snapshot(row: &Row) -> Result<SnapshotRow> {
             envs: json(row, "envs")?,
             cwd: row.try_get("cwd")?,
             internet_access: row.try_get("internet_access")?,
+            network: json(row, "network")?,
             created_at: time(row, "created_at")?,
         },
         ready: row.try_get("ready")?,
@@ -59,8 +60,8 @@ fn snapshot(row: &Row) -> Result<SnapshotRow> {
 pub(super) async fn insert(transaction: &mut Transaction, new: &NewSnapshot, ready: bool) -> Result<()> {
     sqlx::query(
         "INSERT INTO snapshots (id, tenant_id, sandbox_id, incarnation, kind, ready, size_bytes, created_at, \
-         metadata, template, vcpus, memory_mb, disk_mb, envs, cwd, internet_access) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+         metadata, template, vcpus, memory_mb, disk_mb, envs, cwd, internet_access, network) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     )
     .bind(new.id.to_string())
     .bind(new.tenant_id.to_string())
@@ -78,6 +79,7 @@ pub(super) async fn insert(transaction: &mut Transaction, new: &NewSnapshot, rea
     .bind(to_json(&new.envs)?)
     .bind(new.cwd.as_deref().map(|cwd| exact(cwd, "cwd")).transpose()?)
     .bind(new.internet_access)
+    .bind(to_json(&new.network)?)
     .execute(&mut **transaction)
     .await?;
     let pairs = "INSERT INTO snapshot_metadata (tenant_id, pair, snapshot_id) ";

@@ -8,11 +8,14 @@ mod idempotency;
 mod keys;
 mod lifecycle;
 mod listing;
+mod networks;
 mod operating;
 mod pausing;
 mod postgres;
+mod previews;
 mod secrets;
 mod snapshots;
+mod vault;
 mod webhooks;
 mod world;
 
@@ -85,6 +88,18 @@ suite! {
     webhooks::every_attempt_is_kept_with_its_delivery,
     webhooks::a_redelivery_comes_before_what_waits_and_is_counted_from_new,
     webhooks::what_waits_and_what_is_over_is_bounded,
+    networks::settings_are_kept_with_sandboxes_and_snapshots_and_changed_while_wanted,
+    networks::equal_denials_are_one_and_the_latest_come_first,
+    networks::of_a_sandboxs_denials_the_latest_thousand_are_kept_whatever_their_names,
+    previews::a_grant_is_read_back_and_listed_by_its_owner_alone,
+    previews::a_grant_is_revoked_once_and_only_as_its_sandboxs,
+    previews::what_grants_were_used_is_added_up,
+    previews::grants_and_addresses_outlive_a_hibernation_and_end_with_the_sandbox,
+    previews::of_a_sandboxs_grants_the_newest_thousand_are_kept,
+    previews::a_port_has_one_address_however_many_ask,
+    previews::one_address_is_given_to_one_port_however_many_want_it,
+    vault::a_secret_is_its_tenants_until_it_is_deleted,
+    vault::a_tenant_has_a_thousand_secrets_however_many_are_stored_at_once,
     operating::a_wrong_state_cannot_be_written,
     operating::texts_that_one_engine_refuses_are_refused_by_both,
     operating::an_opened_store_can_be_opened_again_at_once,

@@ -13,6 +13,7 @@ use nullspace_store::snapshot::{NewSnapshot, SnapshotKind};
 use nullspace_store::{Store, now, open};
 use nullspace_types::event::{ActorKind, Audience, EventStatus, LifecycleEvent, Operation};
 use nullspace_types::id::{EventId, IncarnationId, SandboxId, SnapshotId, TenantId};
+use nullspace_types::network::NetworkSettings;
 use nullspace_types::sandbox::TimeoutAction;
 use sqlx::{Connection as _, Executor as _};
 
@@ -117,6 +118,7 @@ pub fn new(tenant_id: TenantId) -> NewSandbox {
         metadata: serde_json::Map::new(),
         cwd: None,
         internet_access: true,
+        network: NetworkSettings::default(),
         timeout_ms: 60_000,
         timeout_action: TimeoutAction::Destroy,
         auto_resume: false,
@@ -142,6 +144,7 @@ pub fn snapshot_of(row: &SandboxRow) -> NewSnapshot {
         envs: row.desired.envs.clone(),
         cwd: row.desired.cwd.clone(),
         internet_access: true,
+        network: NetworkSettings::default(),
         created_at: now(),
     }
 }

@@ -116,7 +116,7 @@ async fn what_is_restored_has_what_was_captured_and_goes_its_own_way() {
 
     parent.save_devices(File::create(&devices).unwrap()).await.unwrap();
     own.remove_file(proto::PathRequest { path: "/kept".into(), ..Default::default() }).await.unwrap();
-    own.kill_process(proto::KillProcessRequest { pid }).await.unwrap();
+    own.kill_process(proto::KillProcessRequest { pid, signal: 0 }).await.unwrap();
     for (sandbox, token) in [("sb_2", "second"), ("sb_3", "third")] {
         let child = restore(&devices).await;
         let mut adopting = client(&child, "parent");

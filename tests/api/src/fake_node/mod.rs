@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod file;
+mod network;
 mod node;
 mod process;
 mod terminal;
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use nullspace_node_api::{Machine, MachineSpec, Node, Origin, Report};
 use nullspace_types::file::FileChange;
 use nullspace_types::id::{IncarnationId, SandboxId, SessionId, SnapshotId, UploadId};
+use nullspace_types::network::EgressPolicy;
 use nullspace_types::{Error, Result};
 use tokio::sync::{mpsc, watch};
 
@@ -55,6 +57,8 @@ struct World {
     made: Vec<IncarnationId>,
     /// Creates under way, and whether an end was asked for.
     creating: BTreeMap<SandboxId, bool>,
+    /// Ports that something listens on in every machine.
+    services: BTreeSet<u16>,
     held: BTreeSet<Point>,
     /// How many calls have come to each point since it was held.
     reached: BTreeMap<Point, usize>,
@@ -179,7 +183,7 @@ impl FakeHost {
             disk_mb: None,
             envs: BTreeMap::new(),
             cwd: None,
-            internet_access: true,
+            egress: EgressPolicy::default(),
             origin: Origin::Template,
         };
         let made = self.with(|world| world.make(spec));

@@ -1,19 +1,22 @@
 //! A server's door to the fake machines: the trait, call by call.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 use nullspace_node_api::{
-    ByteStream, Checkpoint, CheckpointMode, Command, DiskDiff, DiskOf, FileBody, Finished, Garbage,
-    LogStream, Machine, MachineSpec, Node, NodeTemplate, NodeUsage, ProcessEvents, ProcessState, Published,
-    TerminalEvents, TerminalSpec, UploadSpec, UploadState,
+    ByteStream, Checkpoint, CheckpointMode, Command, DiskDiff, DiskOf, Door, FileBody, Finished, Garbage,
+    Listening, LogStream, Machine, MachineSpec, Node, NodeTemplate, NodeUsage, Piped, PipedProcess,
+    ProcessEvents, ProcessState, Published, Stream, TerminalEvents, TerminalSpec, UploadSpec, UploadState,
 };
 use nullspace_types::file::{
     BatchPart, FileChange, FileInfo, FileMatch, FileRange, FileReplace, FileReplaced, FileType, Found,
 };
 use nullspace_types::id::{SandboxId, SessionId, SnapshotId, UploadId};
+use nullspace_types::network::EgressPolicy;
 use nullspace_types::sandbox::SandboxMetrics;
 use nullspace_types::socket::FileEventKind;
 use nullspace_types::terminal::TerminalInfo;
@@ -446,6 +449,26 @@ impl Node for FakeNode {
 
     async fn upload_abort(&self, id: SandboxId, upload: UploadId) -> Result<UploadState> {
         self.host.with(|world| world.machine(id)?.upload_abort(upload))
+    }
+
+    async fn process_pipe(&self, id: SandboxId, _program: Piped) -> Result<PipedProcess> {
+        self.host.echo(id)
+    }
+
+    async fn process_signal(&self, id: SandboxId, _pid: u32, _signal: i32) -> Result<()> {
+        self.host.with(|world| world.machine(id).map(drop))
+    }
+
+    async fn connect(&self, id: SandboxId, to: Door, _patience: Duration) -> Result<Stream> {
+        self.host.dial(id, &to)
+    }
+
+    async fn listen(&self, id: SandboxId, _host: String, port: u16) -> Result<Listening> {
+        self.host.quiet(id, port)
+    }
+
+    async fn egress_set(&self, id: SandboxId, policy: EgressPolicy) -> Result<()> {
+        self.host.set_egress(id, policy)
     }
 
     async fn shutdown(&self) {}

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 /// The document as it is committed; `make check` verifies that it is that of the routes.
 const DOCUMENT: &str = include_str!("../../../../openapi/nullspace.json");
 
+/// A public key that nobody has the other half of.
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE+xfoatj9ISz4RzuxnvcDd4Af/CkJhRZHS3ScF8BDnE test";
+
 struct Operation {
     name: String,
     method: Method,
@@ -37,6 +40,7 @@ fn body() -> Value {
         "path": "/tmp/x", "content": "x", "old_path": "/tmp/x", "new_path": "/tmp/y", "permissions": "644",
         "pattern": "x", "files": ["/tmp/x"], "replacement": "y", "cols": 80, "rows": 24, "kind": "file",
         "source_kind": "restartable_file", "target_path": "/tmp/x", "content_length": 1,
+        "port": 8080, "public_key": KEY, "name": "token", "value": "x",
         "url": "https://example.com/", "operations": ["fork"], "signing_secret": "a-secret-of-some-length",
     })
 }
@@ -63,6 +67,8 @@ async fn ask(
     let path = path.replace("{upload_id}", "up_00000000000070008000000000000000");
     let path = path.replace("{snapshot_id}", "snap_00000000000070008000000000000000");
     let path = path.replace("{webhook_id}", "wh_00000000000070008000000000000000");
+    let path = path.replace("{grant_id}", "pvg_00000000000070008000000000000000");
+    let path = path.replace("{port}", "8080").replace("{name}", "token");
     let path = path.replace("{delivery_id}", "whd_00000000000070008000000000000000") + "?path=/tmp/x";
     let mut request = server.request(operation.method.clone(), &path);
     request = match (&operation.method, &*operation.name) {
@@ -72,6 +78,8 @@ async fn ask(
             request.header("content-type", "multipart/form-data; boundary=x").body(form)
         }
         (_, "upload_part") => request.header("x-nullspace-part-sha256", "0".repeat(64)).body("x"),
+        // What it does not know is refused there.
+        (_, "network_update") => request.json(&json!({})),
         _ => request.json(&body()),
     };
     let (client, request) = request.build_split();

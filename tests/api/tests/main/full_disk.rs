@@ -8,7 +8,7 @@ use nullspace_control::{Control, SystemClock};
 use nullspace_domain::{Limits, WebhookConfig};
 use nullspace_store::Store;
 use nullspace_store::event::{EventFilter, EventOrder};
-use nullspace_tests_api::{FakeHost, FullStore, Point};
+use nullspace_tests_api::{FakeHost, FullStore, Point, access};
 use nullspace_types::Code;
 use nullspace_types::id::TenantId;
 use nullspace_types::process::ExecRequest;
@@ -34,6 +34,7 @@ impl World {
         let host = FakeHost::default();
         let (reports, news) = mpsc::channel(8);
         let node = host.node(reports);
+        let access = access(&*store, directory.path()).await;
         let control = Control::start(
             store.clone() as Arc<dyn Store>,
             node,
@@ -41,6 +42,7 @@ impl World {
             Arc::new(SystemClock),
             Limits::default(),
             WebhookConfig::default(),
+            access,
         );
         Self { _directory: directory, control: control.await.unwrap(), store, host, tenant: tenant.id }
     }

@@ -10,7 +10,10 @@ async fn a_sandbox_is_created_used_and_destroyed() {
         "envs": {"A": "1"}, "metadata": {"user": {"name": "x"}}, "internet_access": false,
         "network": null, "desktop": null, "volumes": null, "auto_resume": false,
     });
-    let made = server.post("/v1/sandboxes", request).await.expect(201);
+    let mut made = server.post("/v1/sandboxes", request).await.expect(201);
+    // Only the create tells it.
+    let token = made.as_object_mut().unwrap().remove("traffic_access_token").unwrap();
+    assert!(token.as_str().unwrap().starts_with("nst_"));
     assert_eq!(made["status"], "running");
     assert_eq!(made["config"], json!({"vcpus": 2, "memory_mb": 512, "disk_mb": 4096}));
     assert_eq!((&made["cwd"], &made["metadata"]["user"]["name"]), (&json!("/srv/app"), &json!("x")));
@@ -19,7 +22,7 @@ async fn a_sandbox_is_created_used_and_destroyed() {
     assert!(made["started_at"].is_string() && made["snapshot_id"].is_null());
     let id = made["id"].as_str().unwrap();
     let spec = server.host.spec(id.parse().unwrap()).unwrap();
-    assert!(!spec.internet_access && spec.envs["A"] == "1" && spec.cwd.as_deref() == Some("/srv/app"));
+    assert!(!spec.egress.internet_access && spec.envs["A"] == "1" && spec.cwd.as_deref() == Some("/srv/app"));
 
     let path = format!("/v1/sandboxes/{id}");
     assert_eq!(server.get(&path).await.expect(200), made);

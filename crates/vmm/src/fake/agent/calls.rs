@@ -19,6 +19,11 @@ use super::{FakeAgent, Fault, Standing, search};
 type Answers<T> = ReceiverStream<Result<T, Status>>;
 type Answer<T> = Result<Response<T>, Status>;
 
+/// A machine in memory has no lanes.
+fn no_lanes() -> Status {
+    Status::unimplemented("a fake machine has no lane for bytes")
+}
+
 /// A stream of what is there already.
 fn all<T: Send + 'static>(items: Vec<T>) -> Answers<T> {
     let (send, receive) = mpsc::channel(1);
@@ -97,6 +102,7 @@ impl Agent for FakeAgent {
             token: true,
             disk: true,
             ssh_host_key: true,
+            authority: true,
             duration_us: 1,
             hooks: Vec::new(),
         }))
@@ -255,6 +261,31 @@ impl Agent for FakeAgent {
             process.end(0, false);
         }
         Ok(Response::new(proto::WriteStdinReply {}))
+    }
+
+    type RunPipedStream = Answers<proto::RunEvent>;
+    async fn run_piped(&self, _: Request<proto::RunPipedRequest>) -> Answer<Self::RunPipedStream> {
+        Err(no_lanes())
+    }
+
+    async fn connect(&self, _: Request<proto::ConnectRequest>) -> Answer<proto::ConnectReply> {
+        Err(no_lanes())
+    }
+
+    type ListenStream = Answers<proto::ListenEvent>;
+    async fn listen(&self, _: Request<proto::ListenRequest>) -> Answer<Self::ListenStream> {
+        Err(no_lanes())
+    }
+
+    async fn take_connection(&self, _: Request<proto::TakeConnectionRequest>) -> Answer<proto::ConnectReply> {
+        Err(no_lanes())
+    }
+
+    async fn set_authority(
+        &self,
+        _: Request<proto::SetAuthorityRequest>,
+    ) -> Answer<proto::SetAuthorityReply> {
+        Ok(Response::new(proto::SetAuthorityReply {}))
     }
 
     type ReadFileStream = Answers<proto::FileChunk>;
