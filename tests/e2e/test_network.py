@@ -108,7 +108,7 @@ def test_the_unmodified_client_sets_the_rules(server, internet, monkeypatch):
     monkeypatch.setenv("NULLSPACE_API_KEY", server.key)
     with Sandbox.create(timeout=300, network={"deny_out": ["0.0.0.0/0"], "allow_out": [f"{GOOD}/32"]}) as sandbox:
         assert sandbox.commands.run(f"curl -s -m 8 http://{GOOD}/", shell=True).exit_code == 0
-        assert reaches(server, sandbox.id, f"http://{GOOD}/") and not reaches(server, sandbox.sandbox_id, f"http://{BAD}/")
+        assert reaches(server, sandbox.id, f"http://{GOOD}/") and not reaches(server, sandbox.id, f"http://{BAD}/")
 
 
 # ---- names ----------------------------------------------------------------------------------------

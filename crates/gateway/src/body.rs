@@ -24,6 +24,8 @@ pub(crate) struct RequestBody {
     body: Option<Incoming>,
     exchange: Arc<Exchange>,
     wait: Option<Wait>,
+    /// The service has answered without wanting it: it neither comes nor ends.
+    unwanted: bool,
 }
 
 /// A client that waits to be told to go on (`Expect: 100-continue`): until the service has said so, or some time
@@ -56,12 +58,12 @@ impl RequestBody {
             exchange.set_sent();
         }
         let wait = wait.filter(|_| body.is_some());
-        Self { body, exchange, wait }
+        Self { body, exchange, wait, unwanted: false }
     }
 
     /// The body of a request that is sent again.
     pub(crate) fn none(exchange: Arc<Exchange>) -> Self {
-        Self { body: None, exchange, wait: None }
+        Self { body: None, exchange, wait: None, unwanted: false }
     }
 
     /// Whether there is none, so that the same can be sent again.
@@ -81,10 +83,13 @@ impl Body for RequestBody {
         if let Some(wait) = &mut self.wait {
             if !ready!(wait.poll(cx)) {
                 // Let go of, so that the client's side can end. Whoever reads the answer ends the other.
-                self.body = None;
-                return Poll::Pending;
+                (self.body, self.wait, self.unwanted) = (None, None, true);
+            } else {
+                self.wait = None;
             }
-            self.wait = None;
+        }
+        if self.unwanted {
+            return Poll::Pending;
         }
         self.exchange.set_read();
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
@@ -101,7 +106,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.wait.is_none() && self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.wait.is_none() && !self.unwanted && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -130,42 +130,45 @@ async fn a_token_is_good_for_its_sandbox_port_kind_and_place_and_nothing_else() 
         let grant = world.url(gone, PORT).await;
         (gone, token(&grant.url))
     };
-    use Code::{EdgeTokenInvalid as Invalid, PreviewProxyTokenInvalid as ProxyInvalid};
+    use Code::{
+        EdgeTokenInvalid as Invalid, EdgeTokenScopeMismatch as Mismatch,
+        PreviewProxyTokenInvalid as ProxyInvalid, PreviewProxyTokenScopeMismatch as ProxyMismatch,
+    };
     let marked = Credentials { proxy_transport: true, ..Credentials::default() };
     for (what, to, port, transport, credentials, expected) in [
-        ("wrong port", id, 8001, Http, edge(&http), Invalid),
-        ("wrong sandbox", other, PORT, Http, edge(&http), Invalid),
-        ("wrong kind", id, PORT, Websocket, edge(&http), Invalid),
-        ("wrong kind", id, PORT, Http, edge(&websocket), Invalid),
+        ("wrong port", id, 8001, Http, edge(&http), Mismatch),
+        ("wrong sandbox", other, PORT, Http, edge(&http), Mismatch),
+        ("wrong kind", id, PORT, Websocket, edge(&http), Mismatch),
+        ("wrong kind", id, PORT, Http, edge(&websocket), Mismatch),
         ("flipped", id, PORT, Http, edge(&flipped(&http)), Invalid),
         ("not a token", id, PORT, Http, edge("nsp_"), Invalid),
-        ("a cookie in the query", id, PORT, Http, edge(&given), Invalid),
-        ("a token as cookie", id, PORT, Http, cookie(&http), Invalid),
-        ("another sandbox's cookie", other, PORT, Http, cookie(&given), Invalid),
-        ("a header's in the query", id, PORT, Http, edge(&proxy_http), Invalid),
-        ("a query's in the header", id, PORT, Http, proxy(&http), ProxyInvalid),
-        ("wrong kind", id, PORT, Websocket, proxy(&proxy_http), ProxyInvalid),
+        ("a cookie in the query", id, PORT, Http, edge(&given), Mismatch),
+        ("a token as cookie", id, PORT, Http, cookie(&http), Mismatch),
+        ("another sandbox's cookie", other, PORT, Http, cookie(&given), Mismatch),
+        ("a header's in the query", id, PORT, Http, edge(&proxy_http), Mismatch),
+        ("a query's in the header", id, PORT, Http, proxy(&http), ProxyMismatch),
+        ("wrong kind", id, PORT, Websocket, proxy(&proxy_http), ProxyMismatch),
         ("flipped", id, PORT, Http, proxy(&flipped(&proxy_http)), ProxyInvalid),
         ("no header", id, PORT, Http, marked, Code::PreviewProxyTokenMissing),
         ("a traffic token", id, PORT, Http, traffic(Some("nst_x")), Invalid),
         ("a reserved port", id, 22, Http, Credentials::default(), Code::UnsupportedPreviewPort),
-        ("a sandbox's token at another", id, PORT, Http, edge(&unknown.1), Invalid),
+        ("a sandbox's token at another", id, PORT, Http, edge(&unknown.1), Mismatch),
     ] {
         let answer = world.enter(to, port, transport, credentials).await;
         assert_eq!(codes(answer), expected, "{what}");
     }
     let nowhere = Destination::Host { port: PORT, label: "a".repeat(26) };
     let stray = Admission { destination: nowhere, transport: Http, credentials: edge(&http) };
-    assert_eq!(codes(world.control.admit(stray).await), Code::PreviewSandboxDisabled);
+    assert_eq!(codes(world.control.admit(stray).await), Code::SandboxNotFound);
     // A browser sends what whoever had the address before let it keep.
     world.enter_local(other, cookie(&given)).await.unwrap();
-    assert_eq!(codes(world.enter_local(other, edge(&http)).await), Invalid);
+    assert_eq!(codes(world.enter_local(other, edge(&http)).await), Mismatch);
 
     world.control.sandbox_destroy(world.tenant, unknown.0).await.unwrap();
     let ended = world.enter(unknown.0, PORT, Http, edge(&unknown.1)).await;
     assert_eq!(codes(ended), Code::PreviewGrantDisabled);
     let bare = world.enter(unknown.0, PORT, Http, Credentials::default()).await;
-    assert_eq!(codes(bare), Code::PreviewSandboxDisabled);
+    assert_eq!(codes(bare), Code::SandboxNotFound);
     assert_eq!(world.grants(unknown.0).await.items[0].status, GrantStatus::Disabled);
 }
 

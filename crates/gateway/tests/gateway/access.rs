@@ -13,7 +13,7 @@ async fn programs_are_refused_in_json_and_people_with_a_page() {
     };
     let answer = world.talk(get("8000-abc.preview.test", "Accept: */*\r\n")).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 403 ") && head.contains("content-type: application/json"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 401 ") && head.contains("content-type: application/json"), "{head}");
     assert!(head.contains("cache-control: no-store"), "{head}");
     let body: serde_json::Value = serde_json::from_str(body).unwrap();
     assert_eq!(body["code"], "preview_grant_revoked");
@@ -37,7 +37,7 @@ async fn a_host_that_leads_nowhere_is_not_found_and_one_of_another_sandbox_is_ju
     {
         let answer = world.talk(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{host}: {answer}");
-        assert!(answer.contains("preview_sandbox_disabled"), "{host}: {answer}");
+        assert!(answer.contains("sandbox_not_found"), "{host}: {answer}");
     }
     let seen = world.edge.seen.lock().unwrap();
     let other = Destination::Host { port: 8000, label: "xyz".into() };

@@ -45,7 +45,7 @@ impl Edge for FakeEdge {
         let port = match request.destination {
             Destination::Host { port, label } if label == "abc" => port,
             Destination::Local { port, sandbox_id } if sandbox_id == state.sandbox_id => port,
-            _ => return Err(Error::new(Code::PreviewSandboxDisabled, "no such sandbox").into()),
+            _ => return Err(Error::new(Code::SandboxNotFound, "no such sandbox").into()),
         };
         if port == 7 {
             return Err(
@@ -191,12 +191,21 @@ pub async fn talk(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
 pub async fn rest(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     let _ = within(stream.read_to_end(&mut read)).await;
-    String::from_utf8_lossy(&read).into_owned()
+    plain(&String::from_utf8_lossy(&read))
+}
+
+/// A text with the names of headers in lower case: they pass as they were written, and mean the same.
+fn plain(text: &str) -> String {
+    let line = |line: &str| match line.split_once(": ") {
+        Some((name, value)) if !name.contains(' ') => format!("{}: {value}", name.to_ascii_lowercase()),
+        _ => line.to_owned(),
+    };
+    text.split("\r\n").map(line).collect::<Vec<_>>().join("\r\n")
 }
 
 /// Reads up to and with an empty line; what is behind it stays.
 pub async fn head(stream: &mut TcpStream) -> String {
-    until(stream, "\r\n\r\n").await
+    plain(&until(stream, "\r\n\r\n").await)
 }
 
 /// Reads up to and with some text.

@@ -144,7 +144,14 @@ async fn to_every_operation_a_destroyed_sandbox_is_gone() {
     server.delete(&format!("/v1/sandboxes/{id}")).await.expect(200);
     let own = format!("Bearer {}", server.key);
     // Its history stays.
-    let history = ["lifecycle_list_sandbox", "sandbox_lifecycle_socket", "sandbox_tree"];
+    let history = [
+        "lifecycle_list_sandbox",
+        "sandbox_lifecycle_socket",
+        "sandbox_tree",
+        "network_denied",
+        "preview_grant_list",
+        "preview_grant_revoke",
+    ];
     let of_sandbox = |operation: &&Operation| {
         operation.path.contains("{sandbox_id}") && !history.contains(&&*operation.name)
     };

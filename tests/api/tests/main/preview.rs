@@ -62,13 +62,13 @@ async fn a_preview_url_opens_its_port_until_it_is_revoked_and_the_guest_sees_no_
     let flipped = format!("{}{}", &url[..url.len() - 1], if url.ends_with('A') { 'B' } else { 'A' });
     get(&server, &flipped).await.refused(401, "edge_token_invalid");
     let websocket = text(&made["websocket_url"]).replacen("ws:", "http:", 1);
-    get(&server, &websocket).await.refused(401, "edge_token_invalid");
+    get(&server, &websocket).await.refused(401, "edge_token_scope_mismatch");
     let listed = server.get(&path(&sandbox, "preview-urls?port=8080")).await.expect(200);
     let (grant, uses) = (&listed["items"][0]["id"], &listed["items"][0]["http_request_count"]);
     assert_eq!((grant, uses), (&made["grant"]["id"], &json!(1)));
     let revoke = path(&sandbox, &format!("preview-urls/{}", text(&made["grant"]["id"])));
     assert_eq!(server.delete(&revoke).await.expect(200)["grant"]["status"], "revoked");
-    get(&server, url).await.refused(403, "preview_grant_revoked");
+    get(&server, url).await.refused(401, "preview_grant_revoked");
 }
 
 #[tokio::test]
