@@ -204,7 +204,7 @@ def test_unknown_routes_and_methods_answer_json(server):
 
 
 @pytest.mark.parametrize("method, path", [
-    ("POST", "/v1/sandboxes/{sb}/host"), ("GET", "/v1/volumes"),
+    ("PATCH", "/v1/sandboxes/{sb}/egress"), ("GET", "/v1/volumes"),
 ])
 def test_routes_of_the_contract_that_are_not_there_yet_say_so(server, sandbox, method, path):
     refused(server.call(method, path.format(sb=sandbox)), 501, "not_implemented")
