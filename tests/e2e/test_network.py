@@ -239,6 +239,29 @@ def test_raw_packets_with_another_source_go_nowhere_and_are_listed(server, sandb
     is_listed(server, one, reason="forged_source")
 
 
+def test_arp_and_dhcp_tricks_change_nothing_for_it_or_for_others(server, sandbox, internet):
+    """A guest that claims its gateway's, its neighbours' and its own address for another card, and asks for a lease."""
+    one, other = sandbox(), sandbox()
+    program = (
+        "import socket, struct\n"
+        "card = next(name for _, name in socket.if_nameindex() if name != 'lo')\n"
+        "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)); s.bind((card, 0)); s.settimeout(1)\n"
+        "forged, everyone = bytes.fromhex('020000000066'), b'\\xff' * 6\n"
+        f"for claimed in ('{GATEWAY}', '10.200.0.2', '10.201.0.1', '{HOST}', '{GOOD}'):\n"
+        "    for kind in (1, 2):\n"
+        "        a = socket.inet_aton(claimed)\n"
+        "        s.send(everyone + forged + struct.pack('!HHHBBH', 0x806, 1, 0x800, 6, 4, kind) + forged + a + everyone + a)\n"
+        "discover = struct.pack('!BBBBIHH16s6s202sI', 1, 1, 6, 0, 77, 0, 0x8000, b'', forged, b'', 0x63825363) + b'\\x35\\x01\\x01\\xff'\n"
+        "u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)\n"
+        "u.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, card.encode()); u.bind(('', 68)); u.settimeout(2)\n"
+        "u.sendto(discover, ('255.255.255.255', 67))\n"
+        "try: print('offered', u.recv(600))\n"
+        "except OSError: print('nothing')\n")
+    assert server.out(one, "python3", "-c", program) == "nothing", "nobody gives leases here"
+    for each in (one, other):
+        assert server.out(each, "echo there") == "there" and reaches(server, each, f"http://{GOOD}/")
+
+
 def test_questions_to_dns_are_bounded(server, sandbox, internet):
     one, before = sandbox(), internet.mark()
     program = (
