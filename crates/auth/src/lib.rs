@@ -21,5 +21,5 @@ pub use admin::{Admin, ensure_admin};
 pub use authenticator::{Authenticator, CACHE_TTL};
 pub use edge::{EdgeKind, EdgeToken, EdgeTokens, TokenSubject};
 pub use secret::{KEY_PREFIX, Secret};
-pub use ssh::{SshAuthority, SshKeyId};
+pub use ssh::SshAuthority;
 pub use vault::Vault;

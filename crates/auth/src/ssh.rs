@@ -2,13 +2,11 @@
 //! for the keys of people. Both keys are made from seeds that the store keeps, so that all servers on it, and
 //! every later one, are the same to those who trust them.
 
-use std::fmt;
-use std::str::FromStr;
-
 use jiff::Timestamp;
 use nullspace_store::Store;
-use nullspace_types::id::{KeyId, SandboxId, SshAccessId, TenantId};
+use nullspace_types::id::{SandboxId, SshAccessId};
 use nullspace_types::key::Principal;
+use nullspace_types::ssh::SshKeyId;
 use nullspace_types::{Error, Result};
 use ssh_key::certificate::{Builder, CertType};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
@@ -25,46 +23,6 @@ const RSA_BITS_MIN: usize = 2048;
 const NONCE_BYTES: usize = 32;
 /// Seconds before now from which a certificate is good: clocks differ.
 const BEFORE_SECS: i64 = 60;
-
-/// What a certificate of ours says in its key ID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SshKeyId {
-    /// Which certificate.
-    pub access_id: SshAccessId,
-    /// For which sandbox.
-    pub sandbox_id: SandboxId,
-    /// On whose behalf.
-    pub tenant_id: TenantId,
-    /// The API key that asked for it.
-    pub key_id: KeyId,
-}
-
-impl fmt::Display for SshKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { access_id, sandbox_id, tenant_id, key_id } = self;
-        write!(f, "{access_id}:{sandbox_id}:{tenant_id}:{key_id}")
-    }
-}
-
-/// A text that is no such key ID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this key ID is not one of this server's")]
-pub struct NoKeyId;
-
-impl FromStr for SshKeyId {
-    type Err = NoKeyId;
-
-    fn from_str(text: &str) -> Result<Self, NoKeyId> {
-        let parts: Vec<&str> = text.split(':').collect();
-        let [access, sandbox, tenant, key] = parts[..] else { return Err(NoKeyId) };
-        Ok(Self {
-            access_id: access.parse().map_err(|_| NoKeyId)?,
-            sandbox_id: sandbox.parse().map_err(|_| NoKeyId)?,
-            tenant_id: tenant.parse().map_err(|_| NoKeyId)?,
-            key_id: key.parse().map_err(|_| NoKeyId)?,
-        })
-    }
-}
 
 /// The two keys.
 pub struct SshAuthority {
@@ -186,6 +144,8 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
+    use nullspace_types::id::{KeyId, TenantId};
+    use nullspace_types::ssh::NoKeyId;
     use ssh_key::{Certificate, HashAlg};
 
     use super::*;

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nullspace_edge_api::Claims;
 use nullspace_types::key::Principal;
+use nullspace_types::ssh::SshKeyId;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Certificate, HashAlg};
 
@@ -45,16 +46,9 @@ pub(crate) fn judge(
     Ok(Admission { claims, pty: extension("permit-pty"), forwarding: extension("permit-port-forwarding") })
 }
 
-/// From `sshacc_…:sb_…:ten_…:key_…`.
 fn claims(key_id: &str, user: &str) -> Option<Claims> {
-    let parts: Vec<&str> = key_id.split(':').collect();
-    let [access, sandbox, tenant, key] = parts[..] else { return None };
-    Some(Claims {
-        access_id: access.parse().ok()?,
-        sandbox_id: sandbox.parse().ok()?,
-        principal: Principal { tenant_id: tenant.parse().ok()?, key_id: key.parse().ok()? },
-        user: user.to_owned(),
-    })
+    let SshKeyId { access_id, sandbox_id, tenant_id, key_id } = key_id.parse().ok()?;
+    Some(Claims { access_id, sandbox_id, principal: Principal { tenant_id, key_id }, user: user.to_owned() })
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! Access to a sandbox by SSH: a certificate that is good for a while and for one sandbox.
 
+use std::fmt;
+use std::str::FromStr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::SshAccessId;
+use crate::id::{KeyId, SandboxId, SshAccessId, TenantId};
 
 /// The user of a certificate whose request names none.
 pub const USER_DEFAULT: &str = "root";
@@ -53,4 +56,45 @@ pub struct SshAccess {
     pub relay_host_key: String,
     /// The same as `host_ca`.
     pub relay_host_ca: String,
+}
+
+/// What a certificate of ours says in its key ID, `sshacc_…:sb_…:ten_…:key_…`: written by whoever signs it, read by
+/// the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SshKeyId {
+    /// Which certificate.
+    pub access_id: SshAccessId,
+    /// For which sandbox.
+    pub sandbox_id: SandboxId,
+    /// On whose behalf.
+    pub tenant_id: TenantId,
+    /// The API key that asked for it.
+    pub key_id: KeyId,
+}
+
+impl fmt::Display for SshKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { access_id, sandbox_id, tenant_id, key_id } = self;
+        write!(f, "{access_id}:{sandbox_id}:{tenant_id}:{key_id}")
+    }
+}
+
+/// A text that is no such key ID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this key ID is not one of this server's")]
+pub struct NoKeyId;
+
+impl FromStr for SshKeyId {
+    type Err = NoKeyId;
+
+    fn from_str(text: &str) -> Result<Self, NoKeyId> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let [access, sandbox, tenant, key] = parts[..] else { return Err(NoKeyId) };
+        Ok(Self {
+            access_id: access.parse().map_err(|_| NoKeyId)?,
+            sandbox_id: sandbox.parse().map_err(|_| NoKeyId)?,
+            tenant_id: tenant.parse().map_err(|_| NoKeyId)?,
+            key_id: key.parse().map_err(|_| NoKeyId)?,
+        })
+    }
 }
