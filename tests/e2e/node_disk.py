@@ -1,11 +1,16 @@
 """Whether what lies in a node's directory adds up: every machine, checkpoint and layer is there for somebody,
 nobody's layer is missing, and no two write to the same one.
 
+The node may remove a file at any moment: one that is listed and then gone is looked at as gone.
+
 The records are the node's own (`machines/*/machine.json`, `checkpoints/*/checkpoint.json`); what is listed
 comes from the API.
 """
 
 import json
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -18,6 +23,14 @@ def _records(directory: Path, name: str) -> dict[str, dict | None]:
         except (FileNotFoundError, NotADirectoryError):
             found[one.name] = None
     return found
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """What the file is; none if it is not there."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
 
 
 def machines(server) -> dict[str, dict | None]:
@@ -51,11 +64,10 @@ def amiss(server) -> list[str]:
     for one, record in own.items():
         if record is None:
             continue
-        top = node / "machines" / one / record["top"]
-        if not top.exists():
+        if (top := _stat(node / "machines" / one / record["top"])) is None:
             found.append(f"{one} has no disk")
             continue
-        if (other := tops.setdefault(top.stat().st_ino, one)) != one:
+        if (other := tops.setdefault(top.st_ino, one)) != one:
             found.append(f"{one} and {other} write to the same layer")
         if record["freezing"]:
             found.append(f"{one} is still being captured")
@@ -63,9 +75,12 @@ def amiss(server) -> list[str]:
     found += [f"layer {layer} is needed and missing" for layer in needed - layers(server)]
     found += [f"layer {layer} is needed by nobody" for layer in layers(server) - needed]
     for path in (node / "layers").glob("*"):
-        if other := tops.get(path.stat().st_ino):
+        if (layer := _stat(path)) is None:
+            found.append(f"layer {path.stem} went away just now")
+            continue
+        if other := tops.get(layer.st_ino):
             found.append(f"{other} writes to the frozen layer {path.stem}")
-        if path.stat().st_mode & 0o222:
+        if layer.st_mode & 0o222:
             found.append(f"layer {path.stem} can be written to")
     running_processes = set(server.monitors())
     found += [f"the monitor of {one} is gone" for one in running - running_processes]
@@ -74,4 +89,12 @@ def amiss(server) -> list[str]:
 
 def used_mb(path: Path) -> float:
     """Megabytes on the disk of all below a directory."""
-    return sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.is_file()) / 1e6
+    return sum(file.st_blocks * 512 for _, file in files(path)) / 1e6
+
+
+def files(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every regular file below a directory, and what it is."""
+    for parent, _, names in os.walk(directory):
+        for path in (Path(parent, name) for name in names):
+            if (file := _stat(path)) is not None and stat.S_ISREG(file.st_mode):
+                yield path, file
